@@ -1,0 +1,40 @@
+"""The contract of a loss."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from potstill.types import Batch
+
+
+class Loss(nn.Module):
+    """Compares a student with a teacher at one spot and gives one number per sample.
+
+    A loss owns what it needs: adapters are its parameters, memories are its buffers. It never knows which nets it
+    compares, which layers, or with what weight: a :class:`potstill.schemes.Link` does. Rules that
+    ``tests/losses/test_every_loss.py`` holds every loss to:
+
+    * the result has shape (B,), is finite, and its mean over the batch is the published loss;
+    * gradients reach the student and the loss's own parameters, never the teacher, and inputs are not changed;
+    * batches of one and two, all-zero and identical vectors, two classes and autocast give finite values and gradients;
+    * a class is final: to vary a loss, wrap it or give it a setting.
+
+    Attributes:
+        couples: True where the rows of the result have no meaning one by one (the value couples the batch and is
+            spread evenly over it), so that per-sample weights only scale the whole.
+    """
+
+    couples: bool = False
+
+    def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
+        """The loss of each sample, (B,).
+
+        Args:
+            s: what the student says at the spot, (B, ...); a list where the link names several spots.
+            t: what the teacher says there, detached; the same form as ``s``.
+            batch: labels and ids, for a loss that reads them.
+        """
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{k}={v}" for k, v in vars(self).items() if k != "training" and isinstance(v, int | float | str))
