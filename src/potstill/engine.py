@@ -1,0 +1,258 @@
+"""The loop. It sums, steps, validates, saves and resumes; it has never heard of distillation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from potstill.checkpoint import load_state, rng_state, save_state, set_rng_state
+from potstill.errors import InterruptedRun
+from potstill.types import Batch
+from potstill.watch import Watch
+
+
+class Batches(Protocol):
+    """Data by epoch: ``data.Stream``, or anything of this form."""
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step ``start`` on; always the same ones."""
+
+
+@dataclass
+class Stage:
+    """A scheme, data, an optimizer, a number of epochs.
+
+    Attributes:
+        scheme: maps a batch to its losses, ``{name: (B,)}``; the sum of their means is minimised over its parameters.
+        optimizer: makes the optimizer of the scheme.
+        scheduler: makes the scheduler from the optimizer and the number of steps of an epoch, and says whether it steps
+            after each ``"step"`` or each ``"epoch"``.
+        validate: measures after each epoch, for example ``{"top1": 0.7}``.
+        monitor: the measure by which the best epoch is chosen; higher is better.
+        patience: stop after so many epochs without a better one; None: never.
+        clip: the largest norm of the gradient; None: as it is.
+        accumulate: parts into which a batch is cut to save memory; the gradient is that of the whole batch.
+        save_best: what to keep of the best epoch.
+    """
+
+    name: str
+    scheme: nn.Module
+    stream: Batches
+    epochs: int
+    optimizer: Callable[[nn.Module], Optimizer]
+    scheduler: Callable[[Optimizer, int], tuple[LRScheduler, str] | None] = lambda optimizer, steps: None
+    validate: Callable[[], dict[str, float]] | None = None
+    monitor: str = "top1"
+    patience: int | None = None
+    clip: float | None = None
+    accumulate: int = 1
+    save_best: Callable[[], dict[str, Any]] | None = None
+
+
+@dataclass
+class Position:
+    """Where the training stands: all that the loop needs, beside weights and optimizer, to go on as if never stopped."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    seconds: float = 0.0
+    seen: int = 0
+    sums: list[float] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    worse: int = 0
+    journal: int = 0
+
+
+class Journal(Protocol):
+    """Where a line is written after each epoch (see ``runs.Journal``)."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append a line."""
+
+    def offset(self) -> int:
+        """How many bytes are written."""
+
+    def truncate(self, offset: int) -> None:
+        """Forget all after ``offset`` bytes."""
+
+
+def fit(
+    stages: list[Stage],
+    fabric: Fabric | None = None,
+    *,
+    folder: Path | None = None,
+    journal: Journal | None = None,
+    on_step: Callable[[Stage, Position, int], None] = lambda stage, at, steps: None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    save_every: float = 60.0,
+    save_steps: int | None = None,
+    check_every: int = 50,
+    deadline: Callable[[], bool] = lambda: False,
+) -> Position:
+    """Train the stages one after the other; go on from ``folder`` where a state lies there.
+
+    Args:
+        folder: where ``last.json`` and ``best.json`` and their checkpoints are kept; None: nowhere.
+        save_every, save_steps: seconds, steps between checkpoints inside a stage; one is written at each stage's end too.
+        should_stop: asked after each step; when it says yes, the state is saved and :class:`InterruptedRun` raised.
+        check_every: on an accelerator, steps between looks at whether all losses were finite (a look waits for the device;
+            on a CPU every step is looked at). No checkpoint is written without a look.
+        deadline: asked after each epoch; when it says yes, the stage ends there.
+
+    Returns:
+        where the training ended, with the best epoch's measures in ``best``.
+
+    Raises:
+        DivergedError: a loss was not finite: says which, when, and the likely cause. Checkpoints stay as they were.
+        InterruptedRun: ``should_stop`` said yes.
+    """
+    fabric = fabric or Fabric(accelerator="auto", devices=1)
+    last = folder / "last.json" if folder else None
+    state = load_state(last) if last else None
+    at = Position(**state["position"]) if state else Position()
+    if state:
+        for stage, saved in zip(stages, state["schemes"], strict=True):
+            stage.scheme.load_state_dict(saved)
+        set_rng_state(state["rng"])
+    if journal:
+        journal.truncate(at.journal)
+    clock = Clock(at.seconds)
+
+    while at.stage < len(stages):
+        stage, steps = stages[at.stage], len(stages[at.stage].stream)
+        raw = stage.optimizer(stage.scheme)
+        net, optimizer = fabric.setup(stage.scheme, raw)
+        scheduler, per = stage.scheduler(raw, steps) or (None, "")
+        watch = Watch(fabric, check_every, folder)
+        if state and state["optimizer"]:  # after the set-up: an optimizer's state follows its parameters to the device
+            raw.load_state_dict(state["optimizer"])
+            if scheduler:
+                scheduler.load_state_dict(state["scheduler"])
+            fabric.strategy.precision.load_state_dict(state["precision"])
+            watch.restore(at.sums, at.seen, at.total_steps)
+            set_rng_state(state["rng"])  # what the set-up may have drawn is given back
+        state = None
+
+        def save(between_stages: bool = False) -> None:
+            watch.look(net)  # noqa: B023
+            at.sums, at.seen, at.seconds = watch.sums_list(), watch.seen, clock.seconds()  # noqa: B023
+            at.journal = journal.offset() if journal else 0
+            clock.saved()
+            if last and fabric.is_global_zero:
+                content: dict[str, Any] = {
+                    "position": vars(at),
+                    "schemes": [s.scheme.state_dict() for s in stages],
+                    "rng": rng_state(),
+                }
+                content["optimizer"] = None if between_stages else raw.state_dict()  # noqa: B023
+                content["scheduler"] = scheduler.state_dict() if scheduler else {}  # noqa: B023
+                content["precision"] = fabric.strategy.precision.state_dict()
+                save_state(last, content)
+
+        while at.epoch < stage.epochs and not (stage.patience and at.worse >= stage.patience):
+            net.train()
+            for batch in stage.stream.epoch(at.epoch, start=at.step):
+                batch = batch._replace(progress=(at.epoch * steps + at.step) / (stage.epochs * steps))
+                names, means = backward(fabric, net, batch, stage.accumulate)
+                watch.add(names, means, batch, stage.scheme)
+                if stage.clip:
+                    fabric.clip_gradients(net, optimizer, max_norm=stage.clip)
+                optimizer.step()
+                optimizer.zero_grad()
+                if scheduler and per == "step":
+                    scheduler.step()
+                at.step, at.total_steps = at.step + 1, at.total_steps + 1
+                on_step(stage, at, steps)
+                if at.step < steps and (clock.due(save_every) or (save_steps and at.total_steps % save_steps == 0)):
+                    save()
+                if should_stop():
+                    save()
+                    raise InterruptedRun(f"stopped at step {at.total_steps} (epoch {at.epoch + 1}); the state is saved")
+
+            links, lr = watch.close_epoch(stage.scheme), raw.param_groups[0]["lr"]
+            if scheduler and per == "epoch":
+                scheduler.step()
+            measures = fabric.broadcast(stage.validate()) if stage.validate else {}
+            at.epoch, at.step = at.epoch + 1, 0
+            row = {
+                "stage": stage.name,
+                "epoch": sum(s.epochs for s in stages[: at.stage]) + at.epoch,
+                "step": at.total_steps,
+                "seconds": round(clock.seconds(), 3),
+                "lr": lr,
+                "train": {"loss": sum(links.values()), "links": links},
+                "val": measures,
+            }
+            at.worse += 1
+            if not measures or measures[stage.monitor] > at.best.get("val", {}).get(stage.monitor, -1.0):
+                at.best, at.worse = {"stage": stage.name, "epoch": row["epoch"], "val": measures}, 0
+                if folder and stage.save_best and fabric.is_global_zero:
+                    save_state(folder / "best.json", {**at.best, **stage.save_best()})
+            if journal:
+                journal.write(row)
+            on_epoch(row)
+            if deadline():
+                break
+            if at.epoch < stage.epochs and (clock.due(save_every) or save_steps):
+                save()
+
+        at.stage, at.epoch, at.step, at.worse = at.stage + 1, 0, 0, 0
+        at.best = {} if at.stage < len(stages) else at.best  # the measures of two stages are not compared
+        save(between_stages=True)
+    return at
+
+
+def backward(fabric: Fabric, net: _FabricModule, batch: Batch, parts: int) -> tuple[list[str], Tensor]:
+    """Add the gradient of the sum of all mean losses; the names of the links and their means, (links,)."""
+    size, means, names = len(batch.ids), [], []
+    pieces = split(batch, parts)
+    for i, part in enumerate(pieces):
+        with fabric.no_backward_sync(net, enabled=i < len(pieces) - 1):
+            losses: dict[str, Tensor] = net(part)
+            names = list(losses)
+            means.append(torch.stack([loss.mean() for loss in losses.values()]) * (len(part.ids) / size))
+            fabric.backward(means[-1].sum())
+    return names, means[0].detach() if len(means) == 1 else torch.stack(means).detach().sum(0)
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """The batch in ``parts`` nearly equal parts (fewer where it is too small)."""
+    if parts == 1:
+        return [batch]
+    parts = min(parts, len(batch.ids))
+    x, y, ids, views = (f.tensor_split(parts) for f in (batch.x, batch.y, batch.ids, batch.views))
+    targets = [None] * parts if batch.targets is None else batch.targets.tensor_split(parts)
+    return [Batch(x[i], y[i], ids[i], views[i], targets[i], batch.progress) for i in range(parts)]
+
+
+class Clock:
+    """Seconds of training, over interruptions, and since the last checkpoint."""
+
+    def __init__(self, earlier: float) -> None:
+        self.earlier, self.began = earlier, time.monotonic()
+        self.save = self.began
+
+    def seconds(self) -> float:
+        return self.earlier + time.monotonic() - self.began
+
+    def saved(self) -> None:
+        self.save = time.monotonic()
+
+    def due(self, every: float) -> bool:
+        return time.monotonic() - self.save > every

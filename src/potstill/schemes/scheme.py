@@ -1,0 +1,139 @@
+"""Who teaches whom: links between nets, and the scheme that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from potstill.errors import ModelError, did_you_mean
+from potstill.losses.base import Loss
+from potstill.schemes.schedules import Weight, weight_at
+from potstill.taps import Frozen, Tapped
+from potstill.types import Batch, Out
+
+Pair = tuple[str, str]
+At = str | Pair | Sequence[str | Pair]
+
+
+class Link(nn.Module):
+    """One arrow: at a spot, a teacher reaches a student through a loss.
+
+    Args:
+        loss: how the two are compared.
+        weight: its share in the total: a number, or a :class:`Ramp` over the progress of the training.
+        at: the spot: ``"logits"`` or a layer (see :class:`potstill.taps.Tapped`); a pair ``(student's, teacher's)`` where
+            the names differ; a list of spots or pairs for a loss that reads several at once.
+        teacher: the net that teaches; None when the labels do.
+        student: the net that learns.
+        name: what its loss is called in logs; by default the loss class in lower case.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        weight: Weight = 1.0,
+        at: At = "logits",
+        teacher: str | None = "teacher",
+        student: str = "student",
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.loss, self.weight, self.teacher, self.student = loss, weight, teacher, student
+        self.name = name or type(loss).__name__.lower()
+        self.single = isinstance(at, str | tuple)
+        spots = [at] if isinstance(at, str | tuple) else list(at)
+        pairs = [(spot, spot) if isinstance(spot, str) else (spot[0], spot[1]) for spot in spots]
+        self.at_s, self.at_t = [s for s, _ in pairs], [t for _, t in pairs]
+
+    def forward(self, said: Mapping[str, Out], batch: Batch) -> Tensor:
+        """The weighted loss of each sample, (B,)."""
+        s = [said[self.student][spot] for spot in self.at_s]
+        t = [said[self.teacher][spot].detach() for spot in self.at_t] if self.teacher else [f.detach() for f in s]
+        loss = self.loss(s[0], t[0], batch) if self.single else self.loss(s, t, batch)
+        if loss.shape != batch.ids.shape:
+            raise ModelError(
+                f"loss {self.name!r} must give one number per sample, shape {tuple(batch.ids.shape)}, got {tuple(loss.shape)}"
+            )
+        return weight_at(self.weight, batch.progress) * loss
+
+    def extra_repr(self) -> str:
+        return f"{self.teacher or 'labels'} -> {self.student} at {self.at_s}, weight={self.weight}"
+
+
+class Scheme(nn.Module):
+    """Nets and the links between them. Calling it on a batch gives every link's weighted loss per sample, by name.
+
+    Args:
+        nets: the nets, by name; each maps pictures to logits.
+        links: who teaches whom what.
+        frozen: names of the nets that only teach: eval mode, no gradients, outside the module tree.
+        prepare: each net's own normalisation, by net name (see ``models.Preprocess``).
+
+    Raises:
+        ModelError: two links of one name, a link that names no net, a frozen net that shares parameters with one that
+            learns, a spot that does not exist.
+    """
+
+    def __init__(
+        self,
+        nets: Mapping[str, nn.Module],
+        links: Iterable[Link],
+        frozen: Collection[str] = (),
+        prepare: Mapping[str, nn.Module | None] | None = None,
+    ) -> None:
+        super().__init__()
+        links = list(links)
+        names = [link.name for link in links]
+        if len({*names}) < len(names):
+            raise ModelError(
+                f"two links are called {max(names, key=names.count)!r}: one would hide the other", hint="name=..."
+            )
+        for link in links:
+            for name in filter(None, (link.student, link.teacher)):
+                if name not in nets:
+                    raise ModelError(
+                        f"link {link.name!r} names a net {name!r}.{did_you_mean(name, nets)} The scheme has: {', '.join(nets)}."
+                    )
+            if link.student in frozen:
+                raise ModelError(f"link {link.name!r} would teach {link.student!r}, which is frozen")
+        learning = {id(p) for name, net in nets.items() if name not in frozen for p in net.parameters()}
+        for name in frozen:
+            if any(id(p) in learning for p in nets[name].parameters()):
+                raise ModelError(
+                    f"the frozen net {name!r} shares parameters with one that learns",
+                    hint="give the scheme a copy of it",
+                )
+        self.links = nn.ModuleList(links)
+        self.nets = nn.ModuleDict()
+        for name, net in nets.items():
+            spots = [s for link in links if link.student == name for s in link.at_s]
+            spots += [s for link in links if link.teacher == name for s in link.at_t]
+            tapped = Tapped(net, sorted({*spots}), (prepare or {}).get(name))
+            self.nets[name] = Frozen(tapped) if name in frozen else tapped
+        self.active = [n for n in nets if any(n in (link.student, link.teacher) for link in links)]
+
+    def speak(self, batch: Batch) -> dict[str, Out]:
+        """What every net that a link reads says about the batch. Spots are stored in the names that links use."""
+        return {name: self.nets[name](batch.x) for name in self.active}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """``{link name: (B,) weighted loss}``."""
+        said = self.speak(batch)
+        return {link.name: link(said, batch) for link in self.links}
+
+
+def offline(
+    student: nn.Module,
+    teacher: nn.Module,
+    links: Iterable[Link],
+    prepare: Mapping[str, nn.Module | None] | None = None,
+) -> Scheme:
+    """A trained, frozen teacher teaches a student."""
+    return Scheme({"student": student, "teacher": teacher}, links, frozen=["teacher"], prepare=prepare)
+
+
+def total(losses: Mapping[str, Tensor]) -> Tensor:
+    """What is minimised: the sum over the links of the mean over the batch. For those who write their own loop."""
+    return torch.stack([loss.mean() for loss in losses.values()]).sum()
