@@ -72,7 +72,7 @@ class Position:
     total_steps: int = 0
     seconds: float = 0.0
     seen: int = 0
-    sums: list[float] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
     worse: int = 0
     journal: int = 0
@@ -151,7 +151,7 @@ def fit(
 
         def save(between_stages: bool = False) -> None:
             watch.look(net)  # noqa: B023
-            at.sums, at.seen, at.seconds = watch.sums_list(), watch.seen, clock.seconds()  # noqa: B023
+            at.sums, at.seen, at.seconds = watch.so_far(), watch.seen, clock.seconds()  # noqa: B023
             at.journal = journal.offset() if journal else 0
             clock.saved()
             if last and fabric.is_global_zero:

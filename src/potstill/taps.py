@@ -42,10 +42,10 @@ def first_tensor(value: Any, what: str) -> Tensor:
     """``value`` itself, its ``logits``, or its first entry: what a net or a layer puts out, as one tensor."""
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, Mapping):
-        value = value["logits"] if "logits" in value else next(iter(value.values()), None)
-    elif isinstance(getattr(value, "logits", None), Tensor):
+    if isinstance(getattr(value, "logits", None), Tensor):
         value = value.logits
+    elif isinstance(value, Mapping):
+        value = value["logits"] if "logits" in value else next(iter(value.values()), None)
     elif isinstance(value, list | tuple) and value:
         value = value[0]
     if not isinstance(value, Tensor):
@@ -65,14 +65,23 @@ class Tapped(nn.Module):
         spots: what to report beside ``logits``: a module path (``layer3``, ``features.-1``) for its output,
             ``path@in`` for its input (``fc@in`` is the penultimate vector; a ReLU's input is the pre-activation).
         prepare: applied to the pictures first: this net's own normalisation and size.
+        order: where the classes of the data stand among the net's, (classes,), when it has them in another order.
 
     Raises:
         ModelError: a spot does not exist, does not run, runs more than once, or is overwritten in place afterwards.
     """
 
-    def __init__(self, net: nn.Module, spots: Iterable[str] = (), prepare: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        spots: Iterable[str] = (),
+        prepare: nn.Module | None = None,
+        order: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.net, self.prepare = net, prepare
+        self.order: Tensor | None
+        self.register_buffer("order", order, persistent=False)
         self.spots = tuple(dict.fromkeys(s for s in spots if s != "logits"))
         self.modules_at = {spot: partial(find, net, spot.removesuffix("@in")) for spot in self.spots}
         for locate in self.modules_at.values():
@@ -119,7 +128,7 @@ class Tapped(nn.Module):
                     f"what was heard at {spot!r} was overwritten by a later in-place layer (a ReLU with inplace=True?)",
                     hint="tap that layer instead, or set its inplace to False",
                 )
-        said["logits"] = logits
+        said["logits"] = logits if self.order is None else logits[:, self.order]
         return said
 
 
@@ -132,10 +141,12 @@ class Frozen(nn.Module):
     """
 
     net: nn.Module
+    parts: list[nn.Module]
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         object.__setattr__(self, "net", net.eval())
+        object.__setattr__(self, "parts", list(net.modules()))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
         self.net._apply(fn)
@@ -143,6 +154,6 @@ class Frozen(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Any:
-        if self.net.training:  # its owner called train() on it since
+        if any(part.training for part in self.parts):  # its owner called train() on it, or on a part of it, since
             self.net.eval()
         return self.net(x)

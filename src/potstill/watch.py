@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from potstill.checkpoint import rng_state, write_atomically
+from potstill.checkpoint import rng_state
 from potstill.errors import DivergedError
+from potstill.files import write_atomically
 from potstill.types import Batch
+
+HUGE = 1e4  # no weight of a net that learns is as large; not finite is not smaller
 
 
 class Watch:
@@ -31,9 +35,13 @@ class Watch:
         self.bad: Tensor | None = None
         self.seen, self.step = 0, 0
 
-    def restore(self, sums: list[float], seen: int, step: int) -> None:
+    def restore(self, sums: dict[str, float], seen: int, step: int) -> None:
         """Go on inside an epoch."""
-        self.sums = torch.tensor(sums, dtype=self.dtype, device=self.fabric.device) if sums else None
+        if sums:
+            self.names, self.sums = (
+                list(sums),
+                torch.tensor([*sums.values()], dtype=self.dtype, device=self.fabric.device),
+            )
         self.seen, self.step = seen, step
 
     def add(self, names: list[str], means: Tensor, batch: Batch, net: nn.Module) -> None:
@@ -80,8 +88,6 @@ class Watch:
                 f"a smaller losses.{links[0]}.weight, precision=32, or clip=5",
             )
         if self.folder is not None and batch is not None and self.fabric.is_global_zero:
-            import io
-
             buffer = io.BytesIO()
             torch.save({"batch": list(batch), "weights": net.state_dict(), "rng": rng_state(), "step": first}, buffer)
             write_atomically(self.folder / "nan.pt", buffer.getvalue())
@@ -91,8 +97,9 @@ class Watch:
             hint=hint,
         )
 
-    def sums_list(self) -> list[float]:
-        return [] if self.sums is None else list(self.sums.tolist())
+    def so_far(self) -> dict[str, float]:
+        """The sums by link, for a checkpoint."""
+        return {} if self.sums is None else dict(zip(self.names, self.sums.tolist(), strict=True))
 
     def close_epoch(self, net: nn.Module) -> dict[str, float]:
         """The mean of each link's loss over the samples of the epoch, over all processes; the sums start again at 0."""

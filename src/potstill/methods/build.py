@@ -46,6 +46,7 @@ def build(
     example: Tensor,
     *,
     prepare: Mapping[str, nn.Module | None] | None = None,
+    order: Mapping[str, Tensor | None] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Built:
     """The scheme in which ``teacher`` teaches ``student`` by ``losses``.
@@ -56,6 +57,7 @@ def build(
             ``at``, and the loss's settings; what it leaves open is taken from the preset.
         example: a few pictures, (B, C, H, W), in [0, 1]; two or more.
         prepare: the nets' own normalisations, ``{"student": ..., "teacher": ...}``.
+        order: where the data's classes stand among a net's, where it has them in another order (see ``Tapped``).
         facts: what a loss may ask for beside shapes: ``num_classes``, ``num_samples``, ``labels``.
 
     Raises:
@@ -111,7 +113,7 @@ def build(
                 + ", ".join(f"{s} - {t}" for s, t in both)
             )
     nets = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
-    scheme = Scheme(nets, links, frozen=["teacher"] if teacher is not None else [], prepare=prepare)
+    scheme = Scheme(nets, links, ["teacher"] if teacher is not None else [], prepare, order)
     return Built(scheme, rows, notices)
 
 

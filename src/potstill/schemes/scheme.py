@@ -70,6 +70,7 @@ class Scheme(nn.Module):
         links: who teaches whom what.
         frozen: names of the nets that only teach: eval mode, no gradients, outside the module tree.
         prepare: each net's own normalisation, by net name (see ``models.Preprocess``).
+        order: where the classes of the data stand among a net's, by net name (see ``Tapped``).
 
     Raises:
         ModelError: two links of one name, a link that names no net, a frozen net that shares parameters with one that
@@ -82,6 +83,7 @@ class Scheme(nn.Module):
         links: Iterable[Link],
         frozen: Collection[str] = (),
         prepare: Mapping[str, nn.Module | None] | None = None,
+        order: Mapping[str, Tensor | None] | None = None,
     ) -> None:
         super().__init__()
         links = list(links)
@@ -105,12 +107,12 @@ class Scheme(nn.Module):
                     f"the frozen net {name!r} shares parameters with one that learns",
                     hint="give the scheme a copy of it",
                 )
-        self.links = nn.ModuleList(links)
+        self.links: list[Link] = nn.ModuleList(links)  # type: ignore[assignment]
         self.nets = nn.ModuleDict()
         for name, net in nets.items():
             spots = [s for link in links if link.student == name for s in link.at_s]
             spots += [s for link in links if link.teacher == name for s in link.at_t]
-            tapped = Tapped(net, sorted({*spots}), (prepare or {}).get(name))
+            tapped = Tapped(net, sorted({*spots}), (prepare or {}).get(name), (order or {}).get(name))
             self.nets[name] = Frozen(tapped) if name in frozen else tapped
         self.active = [n for n in nets if any(n in (link.student, link.teacher) for link in links)]
 

@@ -1,0 +1,414 @@
+"""Before the first epoch: load the data and the nets, look at everything, and say what will happen."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from potstill import cost
+from potstill.config.schema import Config, ModelConfig
+from potstill.data import ArrayData, Splits, Stream, Views, load
+from potstill.errors import ConfigError, MachineError, ModelError
+from potstill.methods.build import Built, build
+from potstill.metrics import evaluate
+from potstill.models import Net, Preprocess, resolve
+from potstill.optim import make_optimizer, make_scheduler
+from potstill.schemes.scheme import Scheme, total
+from potstill.taps import Tapped
+
+EVAL_BATCH = 256
+UNTRAINED = ("zoo:", ".py:")
+
+
+@dataclass
+class Objects:
+    """What a Python caller gives as objects instead of names. ``student`` may be a module, which every seed starts from, or a
+    function without arguments that makes a fresh one."""
+
+    teacher: nn.Module | Net | None = None
+    student: nn.Module | Net | Callable[[], nn.Module] | None = None
+    data: Any = None
+
+
+@dataclass
+class Ready:
+    """All that the trials of a run share."""
+
+    config: Config
+    objects: Objects
+    splits: Splits
+    fabric: Fabric
+    views: Views
+    teacher: Net | None = None
+    teacher_order: Tensor | None = None
+    teacher_logits: dict[str, Tensor] = field(default_factory=dict)
+    teacher_measures: dict[str, dict[str, float]] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.splits.classes)
+
+    def example(self, n: int = 2) -> Tensor:
+        """A few pictures as nets see them, (n, C, H, W), in [0, 1], on the CPU."""
+        batch = next(Stream(self.splits.train, max(n, 2), shuffle=False).epoch(0))
+        return batch.x[:n]
+
+    def student(self, seed: int) -> Net:
+        """The student before its training, fresh: its weights are a function of the seed alone."""
+        seed_everything(seed)
+        given, spec = self.objects.student, self.config.student
+        if given is None:
+            return self.dressed(self._resolve(spec), spec)
+        made = given if isinstance(given, nn.Module | Net) else given()
+        return self.dressed(resolve(copy.deepcopy(made) if made is given else made), spec)
+
+    def _resolve(self, spec: ModelConfig) -> Net:
+        return resolve(
+            spec.model,
+            num_classes=self.num_classes,
+            in_channels=self.splits.shape[0],
+            weights=spec.weights,
+            partial=spec.partial,
+            trust_code=True,
+            **spec.kwargs,
+        )
+
+    def dressed(self, net: Net, spec: ModelConfig) -> Net:
+        """The net with its own normalisation: the configuration's, else what it brings, else that of the training pictures."""
+        own = net.preprocess
+        if spec.mean is not None or spec.std is not None or spec.size is not None or own is None:
+            mean = spec.mean if spec.mean is not None else (own.mean_list if own else self.splits.mean)
+            std = spec.std if spec.std is not None else (own.std_list if own else self.splits.std)
+            own = Preprocess(mean, std, size=spec.size if spec.size is not None else (own.size if own else None))
+        net.preprocess = own
+        return net
+
+    def stream(self, data: ArrayData, seed: int, steps: int | None = None) -> Stream:
+        """The training stream of a trial."""
+        c = self.config
+        return Stream(
+            data,
+            c.data.batch,
+            seed=seed,
+            views=self.views,
+            workers=c.data.workers,
+            steps=steps,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+            num_classes=self.num_classes,
+            device=self.fabric.device,
+        )
+
+    def eval_stream(self, split: str) -> Stream:
+        """The pictures of a split as they are, in order."""
+        return Stream(getattr(self.splits, split), EVAL_BATCH, shuffle=False, device=self.fabric.device)
+
+    def measure(self, net: Net, split: str, order: Tensor | None = None) -> tuple[dict[str, float], Tensor]:
+        """A net's measures and logits on a split; agreement with the teacher where there is one."""
+        tapped = Tapped(net.module, (), net.preprocess, order).to(self.fabric.device).eval()
+        with torch.no_grad():
+            return evaluate(lambda x: tapped(x)["logits"], self.eval_stream(split), self.teacher_logits.get(split))
+
+    def build(self, student: Net, losses: dict[str, dict[str, Any]], teacher: Net | None) -> Built:
+        """The scheme of a trial, on the CPU."""
+        return build(
+            student.module.cpu(),
+            teacher.module.cpu() if teacher else None,
+            losses,
+            self.example(),
+            prepare={"student": student.preprocess, "teacher": teacher.preprocess if teacher else None},
+            order={"teacher": self.teacher_order} if teacher else None,
+            facts={
+                "num_classes": self.num_classes,
+                "num_samples": self.splits.num_samples,
+                "labels": torch.as_tensor(self.splits.all_labels),
+            },
+        )
+
+
+def seed_everything(seed: int) -> None:
+    """Put all global random generators to ``seed``."""
+    import random
+
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def losses_of(config: Config) -> dict[str, dict[str, Any]]:
+    """The losses of a configuration in the form that ``methods.build`` reads."""
+    return {
+        name: {
+            "use": loss.use,
+            "weight": loss.weight if isinstance(loss.weight, float | int) else loss.weight.model_dump(by_alias=True),
+            "at": loss.at,
+            **loss.settings,
+        }
+        for name, loss in config.losses.items()
+    }
+
+
+def make_fabric(config: Config) -> Fabric:
+    """Devices and precision as configured.
+
+    Raises:
+        MachineError: the device is not there.
+    """
+    have = [
+        "cpu",
+        *(["cuda"] if torch.cuda.is_available() else []),
+        *(["mps"] if torch.backends.mps.is_available() else []),
+    ]
+    device = config.device if config.device != "auto" else have[-1]
+    if device not in have:
+        raise MachineError(
+            f"device {device!r} is not on this machine; it has: {', '.join(have)}", hint=f"device={have[-1]}"
+        )
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"
+    if precision == "16" and device == "cpu":
+        raise MachineError(
+            "precision=16 needs an accelerator: on a CPU half precision is slower than 32", hint="precision=bf16"
+        )
+    name = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
+    strategy = "ddp" if config.devices > 1 else "auto"
+    fabric = Fabric(accelerator=device, devices=config.devices, precision=name, strategy=strategy)  # type: ignore[arg-type]
+    if config.devices > 1:
+        fabric.launch()
+    return fabric
+
+
+def prepare(config: Config, objects: Objects | None = None) -> Ready:
+    """Load, look, and refuse what cannot work; nothing is written, nothing is trained.
+
+    Raises:
+        PotstillError: of the class of what is wrong.
+    """
+    objects = objects or Objects()
+    check_optim(config)
+    fabric = make_fabric(config)
+    d = config.data
+    splits = load(
+        objects.data if objects.data is not None else d.source,
+        size=d.size,
+        channels=d.channels,
+        val=d.val,
+        max_bad=d.max_bad,
+        labels=d.labels,
+        limit=d.limit,
+        seed=0,
+        strict=d.strict,
+        download=d.download,
+    )
+    ready = Ready(config, objects, splits, fabric, views_of(config, splits))
+    c, h, w = splits.shape
+    labelled = int((splits.train.labels >= 0).sum())
+    ready.say(
+        f"data     {splits.source}: {len(splits.train):,} train / {len(splits.val):,} val / {len(splits.test):,} test pictures, "
+        f"{c}x{h}x{w}, {len(splits.classes)} classes"
+        + (f"; {labelled:,} of the train pictures keep their label" if labelled < len(splits.train) else "")
+    )
+    for notice in splits.notices:
+        ready.say(f"         {notice}")
+    if config.kind == "distill":
+        _teacher(ready)
+    student = ready.student(config.seed)
+    _classes_fit(student, ready, "student")
+    ready.say(f"student  {_describe(student, ready)}")
+    return ready
+
+
+def _teacher(ready: Ready) -> None:
+    """Load the teacher and measure it, if it is trained; an untrained one is taught by the run itself."""
+    spec, given = ready.config.teacher, ready.objects.teacher
+    if spec is None and given is None:
+        raise ConfigError(
+            "a teacher is missing",
+            hint="--teacher MODEL: a run directory, hf:..., or zoo:NAME, which is then taught first",
+        )
+    if given is None and untrained(spec):
+        assert spec is not None
+        seed_everything(ready.config.seed)
+        net = ready.dressed(ready._resolve(spec), spec)
+        _classes_fit(net, ready, "teacher")
+        epochs = spec.epochs or ready.config.epochs
+        ready.say(f"teacher  {_describe(net, ready)}; it has no weights, so it is taught first ({epochs} epochs)")
+        return
+    net = resolve(given) if given is not None else ready._resolve(spec)  # type: ignore[arg-type]
+    adopt(ready, ready.dressed(net, spec or ModelConfig(model="python")))
+
+
+def untrained(spec: ModelConfig | None) -> bool:
+    """Whether a teacher's name means a net without weights: one of the zoo or of a file, and no weights given."""
+    return (
+        spec is not None
+        and spec.weights is None
+        and ("zoo:" in spec.model or ".py:" in spec.model)
+        and "train" != "never"
+    )
+
+
+def adopt(ready: Ready, net: Net) -> None:
+    """Take ``net`` as the teacher: hold its classes against the data's, measure it, refuse it where it is at chance."""
+    _classes_fit(net, ready, "teacher")
+    ready.teacher, ready.teacher_order = net, class_order(net, ready.splits)
+    ready.teacher_logits, ready.teacher_measures = {}, {}
+    for split in ("val", "test"):
+        measures, logits = ready.measure(net, split, ready.teacher_order)
+        ready.teacher_measures[split], ready.teacher_logits[split] = measures, logits
+    accuracy, chance = ready.teacher_measures["val"]["top1"], 1 / ready.num_classes
+    if accuracy < min(2 * chance, (1 + chance) / 2) and not ready.config.allow_weak_teacher:
+        raise ModelError(
+            f"the teacher is at chance: {100 * accuracy:.1f} % on the validation data, where guessing gives {100 * chance:.1f} %",
+            why="untrained, other class order, or other preprocessing?",
+            hint="potstill eval TEACHER --data ...; allow_weak_teacher=true to go on all the same",
+        )
+    ready.say(f"teacher  {_describe(net, ready)}, top-1 {100 * accuracy:.2f} % val")
+    if ready.teacher_order is not None:
+        ready.say("         its classes stand in another order: mapped by their names")
+
+
+def class_order(teacher: Net, splits: Splits) -> Tensor | None:
+    """Where the teacher's logits of the data's classes stand, when it names the same classes in another order."""
+    if not teacher.classes or list(teacher.classes) == list(splits.classes):
+        return None
+    if sorted(teacher.classes) != sorted(splits.classes):
+        return None  # names that say nothing to each other (LABEL_0 ...): the accuracy will tell
+    return torch.tensor([list(teacher.classes).index(c) for c in splits.classes])
+
+
+def _classes_fit(net: Net, ready: Ready, who: str) -> None:
+    """Run the net on a few pictures: the right number of classes must come out."""
+    tapped = Tapped(net.module, (), net.preprocess)
+    was = net.module.training
+    try:
+        with torch.no_grad():
+            logits = tapped.eval()(ready.example())["logits"]
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"the {who} cannot read pictures of shape {ready.splits.shape}: {reason}", hint="data.size=..."
+        ) from None
+    finally:
+        net.module.train(was)
+    if logits.ndim != 2 or logits.shape[1] != ready.num_classes:
+        raise ModelError(
+            f"the {who} says {tuple(logits.shape[1:])} numbers for a picture, the data have {ready.num_classes} classes",
+            why="a student never learns from another set of classes in silence",
+            hint=f"potstill train --model {net.spec} --data {ready.config.data.source}: a {who} for these classes",
+        )
+
+
+def _describe(net: Net, ready: Ready) -> str:
+    return f"{net.spec}  {count(cost.parameters(net.module))} parameters"
+
+
+def count(n: float) -> str:
+    """1466 -> ``1,466``; 7433860 -> ``7.43 M``."""
+    return f"{n:,.0f}" if n < 100_000 else f"{n / 1e6:.2f} M" if n < 1e9 else f"{n / 1e9:.2f} G"
+
+
+def card(net: Net, ready: Ready) -> dict[str, Any]:
+    """What a net costs, for run.json."""
+    module = copy.deepcopy(net.module).cpu().eval()
+    shape = tuple(net.preprocess.output_shape(ready.splits.shape)) if net.preprocess else ready.splits.shape
+    return {
+        "model": net.spec,
+        "kwargs": dict(net.kwargs),
+        "parameters": cost.parameters(module),
+        "macs": cost.macs(module, shape),
+        "bytes": cost.size_bytes(module),
+        "latency_ms": cost.latency_ms(module, shape),
+        "sha256": net.sha256,
+    }
+
+
+def views_of(config: Config, splits: Splits) -> Views:
+    """The augmentation: what the configuration says, else what suits the data."""
+    a = config.data.augment
+    if a.preset not in ("auto", "none"):
+        raise ConfigError(f"data.augment.preset must be auto or none, got {a.preset!r}")
+    base = Views.auto(splits.source, splits.shape) if a.preset == "auto" else Views()
+    given = {k: v for k, v in a.model_dump(exclude={"preset"}).items() if v is not None}
+    return Views(**{**{k: getattr(base, k) for k in ("pad", "flip", "colour", "erase", "mixup", "cutmix")}, **given})
+
+
+def check_optim(config: Config) -> None:
+    """Refuse an optimizer or schedule that torch does not have, before anything is loaded."""
+    optimizer_of(config)
+    make_scheduler(config.schedule.name, config.epochs, config.schedule.warmup, **config.schedule.args)
+
+
+def optimizer_of(config: Config) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    """The optimizer as configured."""
+    o = config.optim
+    return make_optimizer(o.name, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum, **o.args)
+
+
+def rehearse(ready: Ready, steps: int = 3) -> Built | None:
+    """Run a few steps with a throw-away student: shapes fit, losses are finite, and how long will it take?
+
+    Says what it saw in ``ready.lines``: the spots, the size of each loss at the first step, the seconds of a step.
+    """
+    config = ready.config
+    if config.kind == "distill" and ready.teacher is None:
+        return None  # the teacher is taught first
+    student = ready.student(config.seed)
+    built = ready.build(student, losses_of(config), ready.teacher)
+    scheme: Scheme = built.scheme.to(ready.fabric.device).train()
+    stream, seconds, first = ready.stream(ready.splits.train, config.seed), [], {}
+    for i, batch in zip(range(steps), stream.epoch(0), strict=False):
+        began = time.monotonic()
+        with ready.fabric.autocast():
+            losses = scheme(batch)
+        total(losses).backward()
+        if i == 0:
+            first = {name: loss.mean().item() for name, loss in losses.items()}
+        if ready.fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.monotonic() - began)
+    for row in built.rows:
+        spots = ", ".join(s if s == t else f"{s} - {t}" for s, t in row["at"])
+        extra = f", adapters {count(row['parameters'])} parameters" if row["parameters"] else ""
+        weight = (
+            row["weight"] if isinstance(row["weight"], int | float) else "{first:g} to {last:g}".format(**row["weight"])
+        )
+        ready.say(
+            f"loss     {row['name']} x {weight} at {spots}{extra}; {first.get(row['name'], float('nan')):.3g} at the first step"
+        )
+    for notice in built.notices:
+        ready.say(f"         {notice}")
+    trials = config.seeds * (2 if config.control and config.kind == "distill" else 1)
+    duration = min(seconds) * len(stream) * config.epochs * trials
+    ready.say(
+        f"budget   {config.epochs} epochs of {len(stream):,} steps, batch {config.data.batch}, {config.seeds} seed(s)"
+        + (", and the student alone with the same" if trials > config.seeds else "")
+        + f"; about {human(duration)} on {ready.fabric.device.type}"
+    )
+    return built
+
+
+def human(seconds: float) -> str:
+    """12 -> ``12 s``; 600 -> ``10 min``; 9000 -> ``2.5 h``."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,0 +1,509 @@
+"""The jobs: train, distill, resume, evaluate, check, demo, inspect. What the commands and Python callers call."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from potstill import stats
+from potstill._version import __version__
+from potstill.config.load import dump
+from potstill.config.schema import Config
+from potstill.console import Console
+from potstill.errors import ConfigError, InterruptedRun, PotstillError
+from potstill.files import write_atomically
+from potstill.models import Net, resolve
+from potstill.prepare import Objects, Ready, adopt, card, losses_of, prepare, rehearse
+from potstill.runs import RunFolder, auto_name, command_line, environment, git_state, now
+from potstill.trial import Stop, run_trial, save_logits
+
+ALONE = {"ce": {"use": "ce", "weight": 1.0}}
+MEASURES = ("top1", "top5", "nll", "ece", "agreement")
+EXAMPLES = 24
+
+
+@dataclass
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        path: its directory.
+        facts: what run.json says.
+    """
+
+    path: Path
+    facts: dict[str, Any]
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """Student, control, teacher and their difference; see docs/design.md."""
+        return dict(self.facts["results"])
+
+    @property
+    def student(self) -> Any:
+        """The trained net of the seed that is best on the validation data: the plain module, in eval mode."""
+        return resolve(str(self.path), trust_code=True).module.eval()
+
+
+def distill(
+    config: Config,
+    objects: Objects | None = None,
+    *,
+    command: list[str] | None = None,
+    user: str = "",
+    console: Console | None = None,
+) -> RunResult:
+    """Distil a teacher into a student, beside the same student alone at the same budget, and report."""
+    return _start(config, objects, command, user, console or Console())
+
+
+def train(
+    config: Config,
+    objects: Objects | None = None,
+    *,
+    command: list[str] | None = None,
+    user: str = "",
+    console: Console | None = None,
+) -> RunResult:
+    """Train a net on the labels: a teacher, or any."""
+    return _start(config, objects, command, user, console or Console())
+
+
+def check(config: Config, objects: Objects | None = None, console: Console | None = None) -> list[str]:
+    """All that can be known before the first epoch; nothing is written.
+
+    Returns:
+        the lines of the preflight.
+    """
+    console = console or Console()
+    ready = prepare(config, objects)
+    rehearse(ready)
+    return ready.lines
+
+
+def _start(
+    config: Config, objects: Objects | None, command: list[str] | None, user: str, console: Console
+) -> RunResult:
+    ready = prepare(config, objects)
+    rehearse(ready)
+    for line in ready.lines:
+        console.say(f" {line}")
+    path = Path(config.out) / (
+        config.name or auto_name(config.label, _short(config.student.model), _short(config.data.source))
+    )
+    if config.name == "":
+        path = Path(config.out)
+    facts = {
+        "kind": config.kind,
+        "command": command or command_line(),
+        "method": config.label if config.kind == "distill" else "train",
+        "seeds": list(range(config.seed, config.seed + config.seeds)),
+        "resumable": not (objects and any((objects.teacher, objects.student, objects.data))),
+    }
+    folder = RunFolder.new(path, facts)
+    write_atomically(folder.path / "config.yaml", dump(config).encode())
+    write_atomically(folder.path / "user.yaml", (user or "{}\n").encode())
+    return _go(folder, ready, console)
+
+
+def resume(
+    path: str | Path,
+    *,
+    epochs: int | None = None,
+    allow_change: bool = False,
+    objects: Objects | None = None,
+    console: Console | None = None,
+) -> RunResult:
+    """Go on with an interrupted run, exactly as if it had never stopped.
+
+    Args:
+        epochs: ignored unless it is what the run was started with: the schedule of the learning rate depends on it.
+        allow_change: go on although the data or the teacher changed.
+
+    Raises:
+        ConfigError: the run is done, is being written, or something changed since.
+    """
+    from potstill.config.load import resolve as resolve_config
+
+    console = console or Console()
+    folder = RunFolder.open(path)
+    if folder.facts["status"] == "done":
+        raise ConfigError(f"{folder.path} is done", hint=f"potstill report {folder.path}")
+    with folder.lock():
+        pass  # a run that is being written says so before anything is loaded
+    if not folder.facts["resumable"] and objects is None:
+        raise ConfigError(
+            f"{folder.path} was started from Python with objects: the command line cannot make them again",
+            hint="potstill.resume(path, teacher=..., student=..., data=...)",
+        )
+    config = resolve_config([str(folder.path / "config.yaml")], [], {}).config
+    if epochs is not None and epochs != config.epochs:
+        raise ConfigError(
+            f"epochs: the run was started with {config.epochs}, got {epochs}",
+            why="the schedule of the learning rate depends on it, so the run could not go on exactly",
+            hint=f"potstill distill {folder.path}/config.yaml epochs={epochs} student.weights={folder.path}/student.safetensors",
+        )
+    ready = prepare(config, objects)
+    changed = {
+        what: (before, after)
+        for what, before, after in (
+            ("data", folder.facts.get("data", {}).get("fingerprint"), ready.splits.fingerprint),
+            (
+                "teacher",
+                (folder.facts.get("teacher") or {}).get("sha256"),
+                ready.teacher.sha256 if ready.teacher else None,
+            ),
+            ("potstill", folder.facts.get("potstill"), __version__),
+        )
+        if before and after and before != after
+    }
+    if changed and not allow_change:
+        table = "; ".join(f"{what}: {str(a)[:12]} -> {str(b)[:12]}" for what, (a, b) in changed.items())
+        raise ConfigError(f"changed since the run was started: {table}", hint="--allow-change, or start a new run")
+    rehearse(ready)
+    for line in ready.lines:
+        console.say(f" {line}")
+    console.say(f" resuming {folder.path}")
+    folder.update(status="running", pid=os.getpid())
+    return _go(folder, ready, console)
+
+
+@contextmanager
+def _recorded(folder: RunFolder, console: Console) -> Iterator[None]:
+    """Whatever happens in the block is said in run.json and log.txt."""
+    began, earlier = time.monotonic(), float(folder.facts.get("seconds", 0.0))
+
+    def close(status: str, code: int) -> None:
+        seconds = round(earlier + time.monotonic() - began, 1)
+        folder.update(status=status, exit_code=code, finished=now(), seconds=seconds)
+
+    try:
+        yield
+    except (InterruptedRun, KeyboardInterrupt) as error:
+        folder.log(f"{now()} {error or 'interrupted'}")
+        close("interrupted", 130)
+        if isinstance(error, InterruptedRun):
+            error.hint = f"potstill resume {folder.path}"
+        raise
+    except BaseException as error:
+        folder.log(traceback.format_exc())
+        close("failed", error.exit_code if isinstance(error, PotstillError) else 1)
+        raise
+    close("done", 0)
+
+
+def _go(folder: RunFolder, ready: Ready, console: Console) -> RunResult:
+    config = ready.config
+    console.say(f" run      {folder.path}")
+    stop = Stop()
+    with folder.lock(), _recorded(folder, console), stop.listening():
+        folder.update(environment=environment(str(ready.fabric.device)), git=git_state(), data=_data_facts(ready))
+        if config.kind == "distill" and ready.teacher is None:
+            _teach(folder, ready, console, stop)
+        built = rehearse(ready, steps=1) if not folder.facts.get("losses") else None
+        stream = ready.stream(ready.splits.train, config.seed)
+        folder.update(
+            teacher=card(ready.teacher, ready) if ready.teacher else None,
+            student=card(ready.student(config.seed), ready),
+            losses=built.rows if built else folder.facts.get("losses"),
+            budget={"epochs": config.epochs, "steps": len(stream) * config.epochs, "batch": config.data.batch},
+            preflight=ready.lines,
+        )
+        if ready.teacher is not None:
+            save_logits(
+                folder.path / "teacher.logits.safetensors", ready.teacher_logits["test"], ready.splits.test.labels
+            )
+        trials: dict[str, list[dict[str, Any]]] = {"student": [], "control": []}
+        for seed in folder.facts["seeds"]:
+            console.say()
+            trials["student"].append(
+                run_trial(
+                    ready,
+                    "student",
+                    seed,
+                    folder.path / f"student-s{seed}",
+                    net=ready.student,
+                    losses=losses_of(config) if config.kind == "distill" else _labels_only(config),
+                    teacher=ready.teacher,
+                    console=console,
+                    stop=stop,
+                )
+            )
+            if config.control and config.kind == "distill":
+                trials["control"].append(_control(folder, ready, seed, len(stream), console, stop))
+            _finish(folder, ready, trials)
+    _report(folder, console)
+    folder = RunFolder.open(folder.path)
+    _say_results(folder, console)
+    return RunResult(folder.path, folder.facts)
+
+
+def _labels_only(config: Config) -> dict[str, dict[str, Any]]:
+    """Cross-entropy alone, with the smoothing that the configuration may give it."""
+    return {name: loss for name, loss in losses_of(config).items() if loss["use"] == "ce"} or ALONE
+
+
+def _teach(folder: RunFolder, ready: Ready, console: Console, stop: Stop) -> None:
+    """Train the teacher that has no weights yet; its best epoch becomes the teacher of the run."""
+    config, spec = ready.config, ready.config.teacher
+    assert spec is not None
+
+    def fresh(seed: int) -> Net:
+        from potstill.prepare import seed_everything
+
+        seed_everything(seed)
+        return ready.dressed(ready._resolve(spec), spec)
+
+    home = folder.path / f"teacher-s{config.seed}"
+    console.say()
+    run_trial(
+        ready,
+        "teacher",
+        config.seed,
+        home,
+        net=fresh,
+        losses=ALONE,
+        teacher=None,
+        console=console,
+        stop=stop,
+        epochs=spec.epochs or config.epochs,
+    )
+    lines = len(ready.lines)
+    adopt(ready, resolve(str(home), trust_code=True))
+    for line in ready.lines[lines:]:
+        console.say(f" {line}")
+
+
+def _control(folder: RunFolder, ready: Ready, seed: int, steps: int, console: Console, stop: Stop) -> dict[str, Any]:
+    """The student alone: the same seed, weights, views and number of steps; learns from the labels only.
+
+    It is kept by the hash of all that it depends on, so that another method at the same budget finds it.
+    """
+    home = folder.path / f"control-s{seed}"
+    key = control_key(ready, seed) if folder.facts["resumable"] else None
+    kept = Path(folder.path.parent) / ".controls" / key if key else None
+    if kept and (kept / "result.json").exists() and not home.exists():
+        console.say(f"  control s{seed}: the same budget was trained before; taken from {kept}")
+        shutil.copytree(kept, home)
+    train = ready.splits.train
+    partly = bool((train.labels < 0).any())
+    result = run_trial(
+        ready,
+        "control",
+        seed,
+        home,
+        net=ready.student,
+        losses=ALONE,
+        teacher=None,
+        console=console,
+        stop=stop,
+        data=train.labelled() if partly else None,
+        steps=steps if partly else None,
+    )
+    if kept and not kept.exists():
+        kept.parent.mkdir(exist_ok=True)
+        temporary = kept.with_name(f".{key}.{os.getpid()}")
+        shutil.copytree(home, temporary, ignore=shutil.ignore_patterns("state", "tensorboard"))
+        try:
+            temporary.rename(kept)
+        except OSError:  # another run was faster
+            shutil.rmtree(temporary)
+    return result
+
+
+def control_key(ready: Ready, seed: int) -> str:
+    """The hash of all that the student alone depends on."""
+    config = ready.config.model_dump(mode="json")
+    depends = (
+        "student",
+        "optim",
+        "schedule",
+        "epochs",
+        "precision",
+        "clip",
+        "accumulate",
+        "early_stop",
+        "time_limit",
+        "compile",
+    )
+    facts = {k: config[k] for k in depends}
+    facts |= {"data": ready.splits.fingerprint, "batch": config["data"], "views": repr(ready.views), "seed": seed}
+    facts |= {"version": __version__, "device": ready.fabric.device.type}
+    facts["labels"] = hashlib.sha256(np.ascontiguousarray(ready.splits.train.labels).tobytes()).hexdigest()
+    if ready.config.student.weights:
+        facts["weights"] = hashlib.sha256(Path(ready.config.student.weights).read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _finish(folder: RunFolder, ready: Ready, trials: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Put the results so far into run.json, and the best student where it is found."""
+    students, controls = trials["student"], trials["control"]
+    results: dict[str, Any] = {
+        "student": summarised(students),
+        "control": summarised(controls) if controls else None,
+        "teacher": {"test": ready.teacher_measures["test"], "val": ready.teacher_measures["val"]}
+        if ready.teacher
+        else None,
+        "difference": None,
+    }
+    if controls and len(controls) == len(students):
+        results["difference"] = stats.paired(_top1(students), _top1(controls))
+    best = max(students, key=lambda r: r["best"]["val"].get("top1", 0.0))
+    source = folder.path / f"student-s{best['seed']}"
+    for name in ("student.safetensors", "student.json"):
+        write_atomically(folder.path / name, (source / name).read_bytes())
+    folder.update(results=results, best_seed=best["seed"])
+    if ready.teacher is not None:
+        _examples(folder, ready, source)
+
+
+def _top1(trials: list[dict[str, Any]]) -> list[float]:
+    return [t["last"]["test"]["top1"] for t in trials]
+
+
+def summarised(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and spread over the seeds of every measure, at the last and at the best epoch."""
+    return {
+        when: {m: stats.summary([t[when]["test"][m] for t in trials]) for m in MEASURES if m in trials[0][when]["test"]}
+        for when in ("last", "best")
+    }
+
+
+def _examples(folder: RunFolder, ready: Ready, source: Path) -> None:
+    """A few test pictures on which student and teacher disagree most, for the report."""
+    student = load_file(source / "test.logits.safetensors")["logits"].astype(np.float32)
+    teacher = ready.teacher_logits["test"].float().cpu().numpy()
+    s, t = student.argmax(1), teacher.argmax(1)
+    confident = np.exp(teacher - teacher.max(1, keepdims=True))
+    confident = confident.max(1) / confident.sum(1)
+    chosen = sorted(np.flatnonzero(s != t), key=lambda i: -confident[i])[:EXAMPLES]
+    test = ready.splits.test
+    index = np.asarray(chosen, dtype=np.int64)
+    save_file(
+        {
+            "images": np.ascontiguousarray(test.pictures(index)),
+            "ids": test.ids[index],
+            "y": test.labels[index],
+            "student": s[index].astype(np.int64),
+            "teacher": t[index].astype(np.int64),
+        },
+        folder.path / "examples.safetensors",
+    )
+
+
+def _data_facts(ready: Ready) -> dict[str, Any]:
+    s = ready.splits
+    return {
+        "source": s.source,
+        "fingerprint": s.fingerprint,
+        "classes": list(s.classes),
+        "train": len(s.train),
+        "val": len(s.val),
+        "test": len(s.test),
+        "labelled": int((s.train.labels >= 0).sum()),
+        "size": list(s.shape),
+        "split": s.split,
+        "notices": list(s.notices),
+        "augment": repr(ready.views),
+    }
+
+
+def _report(folder: RunFolder, console: Console) -> None:
+    from potstill.report import report
+
+    report([folder.path])
+
+
+def _say_results(folder: RunFolder, console: Console) -> None:
+    """The result in a few lines."""
+    results, cards = folder.facts["results"], folder.facts
+    console.say()
+    console.say("                      test top-1 (last epoch)      parameters")
+
+    def line(label: str, cell: str, parameters: int, tail: str = "") -> None:
+        console.say(f"  {label:<18}  {cell:>22}  {parameters:>14,}  {tail}".rstrip())
+
+    def cell(s: Mapping[str, Any]) -> str:
+        top1 = s["last"]["top1"]
+        return f"{100 * top1['mean']:.2f}" + (f" ± {100 * top1['std']:.2f}" if top1["n"] > 1 else "")
+
+    size = cards["student"]["parameters"]
+    if results["control"]:
+        line("student alone", cell(results["control"]), size)
+    line(
+        "student distilled" if cards["kind"] == "distill" else "net",
+        cell(results["student"]),
+        size,
+        _gain(results["difference"]),
+    )
+    if results["teacher"]:
+        line("teacher", f"{100 * results['teacher']['test']['top1']:.2f}", cards["teacher"]["parameters"])
+    console.say()
+    console.say(f" report   {folder.path / 'report.html'}")
+    console.say(f" student  {folder.path / 'student.safetensors'}   load it: potstill.load({str(folder.path)!r})")
+
+
+def _gain(difference: Mapping[str, Any] | None) -> str:
+    if difference is None:
+        return ""
+    text = f"{100 * difference['mean']:+.2f} points"
+    if difference["low"] is None:
+        return f"{text} (one seed: no spread)"
+    verdict = "" if difference["significant"] else ", not significant"
+    return f"{text} [{100 * difference['low']:+.2f}, {100 * difference['high']:+.2f}]{verdict}"
+
+
+def _short(spec: str) -> str:
+    return spec.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1].split(":")[-1].split("(")[0]
+
+
+def evaluate(
+    path: str, *, data: str | None = None, split: str = "test", overrides: Callable[[Config], Config] | None = None
+) -> dict[str, Any]:
+    """Measure a run's student, or any net on the data given.
+
+    Returns:
+        the measures, and the accuracy of each class under ``per_class``.
+    """
+    from potstill.config.load import resolve as resolve_config
+    from potstill.metrics import per_class
+
+    folder = Path(path)
+    if (folder / "config.yaml").exists():
+        config = resolve_config([str(folder / "config.yaml")], [f"data.source={data}"] if data else [], {}).config
+    elif data is None:
+        raise ConfigError("which data?", hint=f"potstill eval {path} --data folder:PATH")
+    else:
+        config = resolve_config([], [f"student.model={path}", f"data.source={data}"], {"kind": "train"}).config
+    config = config.model_copy(
+        update={"kind": "train", "student": config.student.model_copy(update={"model": str(path)})}
+    )
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"split must be train, val or test, got {split!r}")
+    ready = prepare(config)
+    net = ready.student(config.seed)
+    measures, logits = ready.measure(net, split)
+    accuracy = per_class(logits, getattr(ready.splits, split).labels, ready.num_classes)
+    return {
+        "model": path,
+        "data": ready.splits.source,
+        "split": split,
+        "n": len(getattr(ready.splits, split)),
+        **measures,
+        "per_class": dict(zip(ready.splits.classes, [float(a) for a in accuracy], strict=True)),
+    }
+
+
+__all__ = ["Objects", "RunResult", "check", "distill", "evaluate", "resume", "train"]

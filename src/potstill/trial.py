@@ -1,0 +1,187 @@
+"""One training: a net, a seed, losses; from its first step to its measures on the test data."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from potstill.checkpoint import load_state
+from potstill.config.schema import Config, seconds
+from potstill.console import Console
+from potstill.data import ArrayData
+from potstill.engine import Position, Stage, fit
+from potstill.files import write_json
+from potstill.models import Net, save_student
+from potstill.optim import make_scheduler
+from potstill.prepare import Ready, optimizer_of, seed_everything
+from potstill.runs import Journal
+from potstill.taps import Tapped
+
+
+class Stop:
+    """Whether somebody asked the run to stop: the first Ctrl-C or SIGTERM asks, a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    @contextmanager
+    def listening(self) -> Iterator[Stop]:
+        """Listen to the signals inside the block; outside the main thread there is nothing to listen to."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+
+        def ask(number: int, frame: Any) -> None:
+            if self.asked and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.asked = True
+
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run_trial(
+    ready: Ready,
+    role: str,
+    seed: int,
+    folder: Path,
+    *,
+    net: Callable[[int], Net],
+    losses: Mapping[str, dict[str, Any]],
+    teacher: Net | None,
+    console: Console,
+    stop: Stop,
+    epochs: int | None = None,
+    data: ArrayData | None = None,
+    steps: int | None = None,
+) -> dict[str, Any]:
+    """Train a net and measure it; go on where an interrupted trial stopped, do nothing where it is done.
+
+    Args:
+        role: ``student``, ``control`` or ``teacher``: what it is for.
+        net: makes the net of a seed.
+        data, steps: training pictures and steps of an epoch; by default those of the run.
+
+    Returns:
+        what ``result.json`` says (see docs/design.md).
+    """
+    if (folder / "result.json").exists():
+        return dict(json.loads((folder / "result.json").read_text("utf-8")))
+    config = ready.config
+    epochs = epochs or config.epochs
+    folder.mkdir(parents=True, exist_ok=True)
+    made = net(seed)
+    built = ready.build(made, dict(losses), teacher)
+    stream = ready.stream(data if data is not None else ready.splits.train, seed, steps)
+    module, device = made.module, ready.fabric.device
+    tapped = Tapped(module, (), made.preprocess).to(device)
+    if config.compile:
+        module.compile()
+    journal, writer = Journal(folder / "metrics.jsonl"), tensorboard(config, folder)
+
+    def validate() -> dict[str, float]:
+        return ready.measure(made, "val")[0]
+
+    def on_epoch(row: dict[str, Any]) -> None:
+        console.epoch(row)
+        if writer is not None:
+            for name, value in row["train"]["links"].items():
+                writer.add_scalar(f"train/{name}", value, row["epoch"])
+            for name, value in row["val"].items():
+                writer.add_scalar(f"val/{name}", value, row["epoch"])
+
+    stage = Stage(
+        name={"student": "distil", "control": "alone", "teacher": "teach"}[role]
+        if teacher or role != "student"
+        else "train",
+        scheme=built.scheme,
+        stream=stream,
+        epochs=epochs,
+        optimizer=optimizer_of(config),
+        scheduler=make_scheduler(config.schedule.name, epochs, config.schedule.warmup, **config.schedule.args),
+        validate=validate,
+        patience=config.early_stop,
+        clip=config.clip,
+        accumulate=config.accumulate,
+        save_best=lambda: {"student": module.state_dict()},
+    )
+    began, limit = time.monotonic(), seconds(config.time_limit) if config.time_limit else float("inf")
+    seed_everything(seed + 1_000_003)  # dropout and the like; the net's weights are drawn already
+    console.begin(f"{role} s{seed}", epochs)
+    try:
+        at = fit(
+            [stage],
+            ready.fabric,
+            folder=folder / "state",
+            journal=journal,
+            on_step=lambda stage, at, steps: console.step(at.epoch, at.step, steps),
+            on_epoch=on_epoch,
+            should_stop=stop,
+            save_every=config.save_every,
+            save_steps=config.save_steps,
+            deadline=lambda: time.monotonic() - began > limit,
+        )
+    finally:
+        console.end()
+        if writer is not None:
+            writer.close()
+    result = {
+        "role": role,
+        "seed": seed,
+        "epochs": journal.rows()[-1]["epoch"],
+        "seconds": round(at.seconds, 2),
+        **measured(ready, made, at, folder, journal),
+    }
+    tapped.cpu()
+    save_student(folder, made, classes=list(ready.splits.classes), shape=ready.splits.shape)
+    write_json(folder / "result.json", result)
+    return result
+
+
+def measured(ready: Ready, net: Net, at: Position, folder: Path, journal: Journal) -> dict[str, Any]:
+    """The net on the test data after its last epoch and with the weights of its best; it is left with the best ones."""
+    rows = journal.rows()
+    test, logits = ready.measure(net, "test")
+    save_logits(folder / "test.logits.safetensors", logits, ready.splits.test.labels)
+    last = {"epoch": rows[-1]["epoch"], "val": rows[-1]["val"], "test": test}
+    if at.best.get("epoch") in (None, last["epoch"]):
+        return {"last": last, "best": last}
+    state = load_state(folder / "state" / "best.json")
+    assert state is not None
+    net.module.load_state_dict(state["student"])
+    return {"last": last, "best": {"epoch": state["epoch"], "val": state["val"], "test": ready.measure(net, "test")[0]}}
+
+
+def save_logits(path: Path, logits: Tensor, labels: Any) -> None:
+    """Logits (N, C) and labels (N,) for the report."""
+    half = logits.detach().float().cpu().numpy().astype(np.float16)
+    save_file({"logits": half, "y": np.asarray(labels, dtype=np.int64)}, path)
+
+
+def tensorboard(config: Config, folder: Path) -> Any:
+    """A writer of TensorBoard events, where that is asked for."""
+    if "tensorboard" not in config.track:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+__all__ = ["Stop", "measured", "run_trial", "save_logits", "tensorboard"]

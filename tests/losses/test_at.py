@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from potstill.errors import ModelError
+from potstill.losses import AT
+
+
+@pytest.mark.parametrize("name", ["at.p2", "at.p2.mixed_resolution"])
+def test_parity(golden, name: str) -> None:
+    case = golden(name)
+    case.check(AT()(case["student_*"], case["teacher_*"]))
+
+
+def test_by_hand_with_another_power() -> None:
+    s, t = torch.randn(2, 3, 2, 2), torch.randn(2, 5, 2, 2)
+
+    def attention(f: torch.Tensor) -> torch.Tensor:
+        a = (f.abs() ** 3).mean(0).flatten()
+        return a / a.norm()
+
+    expected = [((attention(s[b]) - attention(t[b])) ** 2).mean().item() for b in range(2)]
+    assert AT(p=3.0)(s, t).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_refuses_to_drop_stages_in_silence() -> None:
+    maps = [torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2)]
+    with pytest.raises(ModelError, match="as many maps"):
+        AT()(maps, maps[:1])
+    with pytest.raises(ModelError, match="as many maps"):
+        AT()(torch.randn(2, 3), torch.randn(2, 3))
+
+
+def test_a_zero_map_in_half_precision_is_finite() -> None:
+    s = torch.zeros(2, 3, 4, 4, dtype=torch.float16, requires_grad=True)
+    AT()(s, torch.randn(2, 3, 4, 4).half()).sum().backward()
+    assert torch.isfinite(s.grad).all()
