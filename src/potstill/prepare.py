@@ -14,17 +14,22 @@ from torch import Tensor, nn
 
 from potstill import cost
 from potstill.config.schema import Config, ModelConfig
-from potstill.data import ArrayData, Splits, Stream, Views, load
+from potstill.data.arrays import Data, Splits
+from potstill.data.sources import load
+from potstill.data.stream import Stream
+from potstill.data.views import Views
 from potstill.errors import ConfigError, MachineError, ModelError
 from potstill.methods.build import Built, build
 from potstill.metrics import evaluate
-from potstill.models import Net, Preprocess, resolve
+from potstill.models.net import Net
+from potstill.models.preprocess import Preprocess
+from potstill.models.resolve import resolve
+from potstill.models.spec import parse
 from potstill.optim import make_optimizer, make_scheduler
 from potstill.schemes.scheme import Scheme, total
 from potstill.taps import Tapped
 
 EVAL_BATCH = 256
-UNTRAINED = ("zoo:", ".py:")
 
 
 @dataclass
@@ -87,15 +92,13 @@ class Ready:
 
     def dressed(self, net: Net, spec: ModelConfig) -> Net:
         """The net with its own normalisation: the configuration's, else what it brings, else that of the training pictures."""
-        own = net.preprocess
-        if spec.mean is not None or spec.std is not None or spec.size is not None or own is None:
-            mean = spec.mean if spec.mean is not None else (own.mean_list if own else self.splits.mean)
-            std = spec.std if spec.std is not None else (own.std_list if own else self.splits.std)
-            own = Preprocess(mean, std, size=spec.size if spec.size is not None else (own.size if own else None))
-        net.preprocess = own
+        own = net.preprocess or Preprocess()
+        if spec.mean is not None or spec.std is not None or spec.size is not None:
+            own = Preprocess(spec.mean or own.mean, spec.std or own.std, spec.size or own.size, own.channels)
+        net.preprocess = own.with_data(self.splits.mean, self.splits.std)
         return net
 
-    def stream(self, data: ArrayData, seed: int, steps: int | None = None) -> Stream:
+    def stream(self, data: Data, seed: int, steps: int | None = None) -> Stream:
         """The training stream of a trial."""
         c = self.config
         return Stream(
@@ -254,13 +257,8 @@ def _teacher(ready: Ready) -> None:
 
 
 def untrained(spec: ModelConfig | None) -> bool:
-    """Whether a teacher's name means a net without weights: one of the zoo or of a file, and no weights given."""
-    return (
-        spec is not None
-        and spec.weights is None
-        and ("zoo:" in spec.model or ".py:" in spec.model)
-        and "train" != "never"
-    )
+    """Whether a teacher's name means a net without weights: one of the zoo or of the user's code, and no weights given."""
+    return spec is not None and spec.weights is None and parse(spec.model).source in ("zoo", "file", "module")
 
 
 def adopt(ready: Ready, net: Net) -> None:
@@ -326,7 +324,9 @@ def count(n: float) -> str:
 def card(net: Net, ready: Ready) -> dict[str, Any]:
     """What a net costs, for run.json."""
     module = copy.deepcopy(net.module).cpu().eval()
-    shape = tuple(net.preprocess.output_shape(ready.splits.shape)) if net.preprocess else ready.splits.shape
+    c, h, w = ready.splits.shape
+    own = net.preprocess or Preprocess()
+    shape = (own.channels or c, *(own.size or (h, w)))
     return {
         "model": net.spec,
         "kwargs": dict(net.kwargs),

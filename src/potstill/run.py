@@ -24,7 +24,8 @@ from potstill.config.schema import Config
 from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun, PotstillError
 from potstill.files import write_atomically
-from potstill.models import Net, resolve
+from potstill.models.net import Net
+from potstill.models.resolve import resolve
 from potstill.prepare import Objects, Ready, adopt, card, losses_of, prepare, rehearse
 from potstill.runs import RunFolder, auto_name, command_line, environment, git_state, now
 from potstill.trial import Stop, run_trial, save_logits
@@ -486,7 +487,7 @@ def evaluate(
     elif data is None:
         raise ConfigError("which data?", hint=f"potstill eval {path} --data folder:PATH")
     else:
-        config = resolve_config([], [f"student.model={path}", f"data.source={data}"], {"kind": "train"}).config
+        config = resolve_config([], [], {"student.model": path, "data.source": data}, "train").config
     config = config.model_copy(
         update={"kind": "train", "student": config.student.model_copy(update={"model": str(path)})}
     )

@@ -18,10 +18,11 @@ from torch import Tensor
 from potstill.checkpoint import load_state
 from potstill.config.schema import Config, seconds
 from potstill.console import Console
-from potstill.data import ArrayData
+from potstill.data.arrays import Data
 from potstill.engine import Position, Stage, fit
 from potstill.files import write_json
-from potstill.models import Net, save_student
+from potstill.models.net import Net
+from potstill.models.resolve import save_student
 from potstill.optim import make_scheduler
 from potstill.prepare import Ready, optimizer_of, seed_everything
 from potstill.runs import Journal
@@ -69,7 +70,7 @@ def run_trial(
     console: Console,
     stop: Stop,
     epochs: int | None = None,
-    data: ArrayData | None = None,
+    data: Data | None = None,
     steps: int | None = None,
 ) -> dict[str, Any]:
     """Train a net and measure it; go on where an interrupted trial stopped, do nothing where it is done.
@@ -150,7 +151,8 @@ def run_trial(
         **measured(ready, made, at, folder, journal),
     }
     tapped.cpu()
-    save_student(folder, made, classes=list(ready.splits.classes), shape=ready.splits.shape)
+    made.in_channels = ready.splits.shape[0]
+    save_student(folder, made, size=ready.splits.shape[1:], classes=list(ready.splits.classes))
     write_json(folder / "result.json", result)
     return result
 

@@ -77,9 +77,9 @@ class Watch:
         links = [name for name, s in zip(self.names, steps, strict=True) if s == first]
         if batch is not None and not bool(torch.isfinite(batch.x).all()):
             why, hint = "the pictures of the batch are not finite", "look at the data: potstill check"
-        elif any(not bool(torch.isfinite(p).all()) for p in net.parameters()):
+        elif any(not bool((p.abs() < HUGE).all()) for p in net.parameters()):
             why, hint = (
-                "the student's weights are not finite: the steps were too large",
+                "the weights have exploded: the steps were too large",
                 "optim.lr=... ten times smaller, or clip=5",
             )
         else:

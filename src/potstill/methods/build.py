@@ -73,8 +73,9 @@ def build(
         entry = dict(entry)
         use = entry.pop("use", None) or name
         cls, defaults = loss_class(use)
-        at = entry.pop("at", None) or defaults.pop("at", "logits")
-        weight = make_weight(entry.pop("weight", None), defaults.pop("weight", 1.0))
+        usual_at, usual_weight = defaults.pop("at", "logits"), defaults.pop("weight", 1.0)
+        at = entry.pop("at", None) or usual_at
+        weight = make_weight(entry.pop("weight", None), usual_weight)
         labels_teach = cls is CE
         if teacher is None and not labels_teach:
             raise ConfigError(f"loss {name!r} needs a teacher", hint="--teacher MODEL")
