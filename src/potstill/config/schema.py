@@ -1,0 +1,273 @@
+"""What can be configured: names, types, ranges and defaults of all settings. No torch."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+
+from potstill.config.values import Natural, Numbers, duration, seconds, several, spots, text
+from potstill.ranges import Count, NonNegative, Positive, Share
+
+
+class Section(BaseModel):
+    """Settings that belong together. Unknown keys, wrong types and values out of range are refused; frozen once made."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+    )
+    short: ClassVar[str | None] = None
+    """The setting that a plain value means: ``teacher: zoo:resnet32x4`` is ``teacher.model``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short(cls, value: Any) -> Any:
+        return value if cls.short is None or isinstance(value, dict | BaseModel) else {cls.short: value}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> Any:
+        schema = handler(core)
+        if cls.short is None:
+            return schema
+        shape = handler.resolve_ref_schema(schema)
+        return {"anyOf": [{**shape["properties"][cls.short]}, schema]}
+
+
+class AugmentConfig(Section):
+    """How training pictures are varied. null: as the preset has it."""
+
+    short = "preset"
+    preset: Literal["auto", "none"] = "auto"
+    """`auto` chooses by the data: digits are shifted by a pixel, others padded by an eighth, cropped and mirrored; `none`."""
+    pad: Natural | None = None
+    """Pixels of padding before a random crop of the old size."""
+    flip: bool | None = None
+    """Mirror left and right, half of the time."""
+    colour: NonNegative | None = None
+    """Strength of random brightness, contrast and saturation."""
+    erase: Share | None = None
+    """Share of the pictures in which a random rectangle is erased (arXiv 1708.04896)."""
+    mixup: NonNegative | None = None
+    """Alpha of mixup (arXiv 1710.09412); 0: off."""
+    cutmix: NonNegative | None = None
+    """Alpha of CutMix (arXiv 1905.04899); 0: off."""
+
+
+class DataConfig(Section):
+    """What is learned from."""
+
+    short = "source"
+    source: str = "digits"
+    """`digits`, `folder:PATH`, or another source of `potstill list data`."""
+    size: Count | None = None
+    """Side of the pictures in pixels; null: as they are."""
+    channels: Literal[1, 3] | None = None
+    """1 or 3; null: as they are."""
+    val: Share = 0.1
+    """Share of the training pictures held out for validation where the data bring none."""
+    max_bad: Share = 0.01
+    """Share of unreadable pictures that is skipped; more is an error."""
+    labels: Count | None = None
+    """How many training pictures keep their label, evenly over the classes; null: all."""
+    limit: Count | None = None
+    """How many training pictures are used; null: all."""
+    batch: Count = 64
+    """Pictures a step, over all devices."""
+    workers: Natural = 0
+    """Processes that read pictures."""
+    download: bool = False
+    """Whether a source may fetch what is not on this machine."""
+    strict: bool = False
+    """Whether doubtful data (equal pictures in train and test) are an error."""
+    augment: AugmentConfig = AugmentConfig()
+    """How training pictures are varied."""
+
+
+class ModelConfig(Section):
+    """A net: where it comes from and what pictures it takes."""
+
+    short = "model"
+    model: str
+    """`zoo:NAME`, `timm:NAME`, `hf:REPO`, `torchvision:NAME`, `FILE.py:FUNCTION`, `module:function`, or a run directory."""
+    weights: str | None = None
+    """File of weights (.safetensors, or .pt with plain tensors)."""
+    kwargs: dict[str, Any] = {}
+    """Arguments for the function that makes the net."""
+    partial: bool = False
+    """Whether weights may fit only a part of the net."""
+    mean: Numbers | None = None
+    """Means by which it normalises pictures in [0, 1]; null: its own, or those of the data."""
+    std: Numbers | None = None
+    """Standard deviations by which it normalises; null: its own, or those of the data."""
+    size: Count | None = None
+    """Side to which pictures are resized for this net; null: as they come."""
+    epochs: Count | None = None
+    """Of a teacher without weights, which is taught first: its epochs; null: as many as the student's."""
+
+
+class TeacherConfig(ModelConfig):
+    """The net that teaches. One without weights is taught first."""
+
+    epochs: Count | None = None
+    """Passes over the data when it is taught first; null: as many as the student's."""
+
+
+class WeightSchedule(Section):
+    """A weight that changes during the training."""
+
+    first: NonNegative = Field(alias="from")
+    """The value up to `start`."""
+    last: NonNegative = Field(alias="to")
+    """The value from `end` on."""
+    shape: Literal["linear", "cosine", "step"] = "linear"
+    """`linear`; `cosine`, flat at both ends; `step`, the jump at `end`."""
+    start: Share = 0.0
+    """Share of the training at which the change begins."""
+    end: Share = 1.0
+    """Share of the training at which the change ends."""
+
+    @model_validator(mode="after")
+    def _forward(self) -> "WeightSchedule":
+        if self.start >= self.end:
+            raise ValueError("must start before it ends")
+        return self
+
+
+class LossConfig(Section):
+    """A loss: what it is, how much it counts, where it looks, and its own settings (`potstill show NAME`)."""
+
+    model_config = ConfigDict(extra="allow")
+    short = "weight"
+    use: str
+    """The method, or `./file.py:Class` for a loss of your own; by default the key."""
+    weight: NonNegative | WeightSchedule = 1.0
+    """Its share in the total: a number, or {from, to, shape, start, end}."""
+    at: Annotated[Any, BeforeValidator(spots)] = None
+    """The spot that it compares, [student's, teacher's], or a list; null: as published."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of the loss class."""
+        return dict(self.model_extra or {})
+
+
+class OptimConfig(Section):
+    """The optimizer: any class of torch.optim, with its other arguments as they are called there."""
+
+    model_config = ConfigDict(extra="allow")
+    short = "name"
+    name: str = "sgd"
+    """Class of torch.optim, in any case."""
+    lr: Positive = 0.05
+    """Learning rate; 0.001 for others than sgd."""
+    weight_decay: NonNegative = 5e-4
+    """Decay of the weights; 0.01 for adamw."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = 0.9
+    """Momentum; null for optimizers without it."""
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The further arguments of the optimizer class."""
+        return dict(self.model_extra or {})
+
+
+class ScheduleConfig(Section):
+    """The learning rate over the training."""
+
+    model_config = ConfigDict(extra="allow")
+    short = "name"
+    name: str = "cosine"
+    """`cosine` and `linear` (eta_min), `multistep` (milestones, gamma), `constant`, or a class of torch.optim.lr_scheduler."""
+    warmup: NonNegative = 0.0
+    """Epochs in which the learning rate grows linearly to its full value."""
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The further arguments of the schedule."""
+        return dict(self.model_extra or {})
+
+
+class Config(Section):
+    """One experiment, complete."""
+
+    kind: Literal["distill", "train"] = "distill"
+    """`distill`: a teacher teaches a student; `train`: the student learns from the labels alone."""
+    data: DataConfig = DataConfig()
+    """What is learned from."""
+    teacher: TeacherConfig | None = None
+    """The net that teaches."""
+    student: ModelConfig
+    """The net that learns."""
+    method: str | None = "kd"
+    """Published methods joined by +; brings their losses. null: `losses` says it all."""
+    losses: dict[str, LossConfig] = {}
+    """The losses, by name."""
+    optim: OptimConfig = OptimConfig()
+    """The optimizer."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """The learning rate over the training."""
+    epochs: Count = 30
+    """Passes over the training data."""
+    seed: Natural = 0
+    """Of the first run: weights, order and views follow from it."""
+    seeds: Count = 1
+    """How many runs, with seeds seed, seed + 1 ...; results are mean ± standard deviation."""
+    control: bool = True
+    """Also train the student alone, with the same budget."""
+    precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(text)] = "auto"
+    """Of the arithmetic; auto: bf16 where the device is fast at it, else 32."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `mps`."""
+    devices: Count = 1
+    """How many devices."""
+    compile: bool = False
+    """Compile the nets with torch.compile."""
+    clip: Positive | None = None
+    """Largest norm of the gradient; null: as it is."""
+    accumulate: Count = 1
+    """Parts into which a batch is cut to save memory."""
+    early_stop: Count | None = None
+    """Stop after so many epochs without a better validation; null: never."""
+    save_every: NonNegative = 60.0
+    """Seconds between checkpoints inside an epoch."""
+    save_steps: Count | None = None
+    """Steps between checkpoints; null: by time alone."""
+    out: str = "runs"
+    """The folder in which run directories are made."""
+    name: str | None = None
+    """Of the run directory; null: made of time, method, student, data and seed."""
+    track: Annotated[list[Literal["tensorboard"]], BeforeValidator(several)] = []
+    """Where else metrics go: `tensorboard`, by default where it is installed."""
+    allow_weak_teacher: bool = False
+    """Go on although the teacher is no better than chance."""
+    time_limit: Annotated[str, BeforeValidator(duration)] | None = None
+    """End the training in time: 90s, 30m, 2h, 1h30m; null: never."""
+
+    @property
+    def label(self) -> str:
+        """What the run is called: the method, or its losses."""
+        return self.method or "+".join(name for name in self.losses if name != "ce") or "ce"
+
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "cosine": {"eta_min": NonNegative},
+    "linear": {"eta_min": NonNegative},
+    "multistep": {"milestones": Annotated[tuple[Positive, ...], Strict(False)], "gamma": Positive},
+    "constant": {},
+}
+"""The schedules that have names here, with their arguments."""
+
+__all__ = [
+    "SCHEDULES",
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "ScheduleConfig",
+]
+__all__ += ["Section", "WeightSchedule", "seconds"]
