@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from potstill.losses import Loss, zoo
 from potstill.types import Batch, Shape
@@ -37,6 +37,7 @@ class Row:
         classes: the spot holds logits: tested with two classes, with logits of 450, and refused where classes differ.
         needs_three_classes: two classes are refused.
         positive: the teacher says numbers >= 0 (probabilities, maps behind a ReLU).
+        preset: False for cross-entropy and for what only a pre-stage of another method uses: no preset names it.
     """
 
     s: Shape | Sequence[Shape]
@@ -46,18 +47,59 @@ class Row:
     classes: bool = False
     needs_three_classes: bool = False
     positive: bool = False
+    preset: bool = True
 
 
-def logits(*variants: Mapping[str, Any], needs_three_classes: bool = False) -> Row:
-    return Row(LOGITS, LOGITS, variants or ({},), classes=True, needs_three_classes=needs_three_classes)
+def logits(*variants: Mapping[str, Any], **more: Any) -> Row:
+    return Row(LOGITS, LOGITS, variants or ({},), classes=True, **more)
 
+
+V_S: Shape = (6,)
+V_T: Shape = (9,)
+STAGES_EQUAL: list[Shape] = [(4, 4, 4), (6, 4, 4), (8, 2, 2)]  # the student's channels
+HEADS: dict[str, Any] = {"s_head": nn.Linear(6, CLASSES), "t_head": nn.Linear(9, CLASSES)}
+SAME_HEADS: dict[str, Any] = {"s_head": nn.Linear(6, CLASSES), "t_head": nn.Linear(6, CLASSES)}
 
 ZOO: dict[str, Row] = {
+    "ab": Row(STAGES_S, STAGES_T),
+    "afd": Row(STAGES_S, STAGES_T[:2], ({}, {"dim": 16})),
     "at": Row(STAGES_S, STAGES_T, ({}, {"p": 3.0})),
-    "ce": logits({}, {"smoothing": 0.1}),
+    "cat_kd": Row((6, 4, 4), (9, 2, 2), ({}, {"normalize": True}, {"resolution": 4}), facts=HEADS),
+    "cc": Row(V_S, V_T, ({}, {"form": "kernel"})),
+    "ce": logits({}, {"smoothing": 0.1}, preset=False),
+    "crcd": Row(V_S, V_S, ({}, {"gradient": "cosine"}, {"gradient": "none", "balanced": True}), facts=SAME_HEADS),
+    "crd": Row(V_S, V_T, ({"negatives": 20}, {"negatives": 20, "positives": "relaxed", "balanced": True})),
+    "ctkd": logits({}, {"mode": "instance"}, {"standardize": True}),
+    "cwd": Row((4, 4, 4), (6, 2, 2), ({}, {"temperature": 1.0})),
+    "dist": logits({}, {"temperature": 4.0}),
+    "dkd": logits({}, {"standardize": True}, needs_three_classes=True),
     "fitnet": Row((4, 8, 8), (6, 4, 4), ({}, {"activation": "relu"})),
+    "fsp": Row(STAGES_S, STAGES_EQUAL, ({}, {"pooling": "max"})),
+    "ft": Row((4, 4, 4), (6, 2, 2), ({}, {"form": "factor", "batch_norm": False})),
+    "ickd": Row((4, 4, 4), (6, 2, 2)),
+    "itrd": Row(V_S, V_T),
     "kd": logits({}, {"standardize": True}),
+    "kdsvd": Row(STAGES_S, STAGES_EQUAL, ({}, {"k": 2}, {"signs": "positive"})),
+    "mgd": Row((4, 4, 4), (6, 2, 2), ({}, {"masked": 0.5, "mask": "pixel"})),
+    "mlkd": Row([LOGITS, LOGITS], [LOGITS, LOGITS], ({}, {"hardest": 1.0}, {"standardize": True}), classes=True),
+    "nkd": logits({}, {"temperature": 3.0}, needs_three_classes=True),
+    "norm_kd": logits(),
+    "nst": Row(STAGES_S, STAGES_T),
+    "ofd": Row(STAGES_S, STAGES_T, facts={"t_margin": None}),
+    "pad": Row(V_S, V_T),
+    "pkt": Row(V_S, V_T),
+    "reviewkd": Row([*STAGES_S, V_S], [*STAGES_T, V_T], ({}, {"width": 3})),
+    "rkd": Row(V_S, V_T, ({}, {"angle_weight": 0.0}, {"distance_weight": 0.0})),
+    "semckd": Row(STAGES_S, STAGES_T[:2], ({}, {"softness": 0.5})),
+    "simkd": Row((6, 4, 4), (9, 2, 2), ({}, {"activation": "relu"}), facts=HEADS),
     "soft_ce": logits(),
+    "sp": Row((4, 4, 4), (6, 2, 2)),
+    "spherical_kd": logits({}, {"scale": 2.0}),
+    "srrl": Row(V_S, V_T, ({}, {"activation": "relu"}), facts=HEADS),
+    "ttm": logits(),
+    "vid": Row(STAGES_S, STAGES_T),
+    "wsld": logits(),
+    "wttm": logits(),
 }
 
 

@@ -1,0 +1,56 @@
+"""Vectors of a batch, their directions and inner products: in float32, also under autocast, and with finite slopes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from potstill.errors import ModelError
+
+
+def vectors(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Student's and teacher's features (B, ...) as float32 vectors, (B, D) each; the D may differ.
+
+    Raises:
+        ModelError: they are of batches of different sizes, or single numbers.
+    """
+    if len(s) != len(t) or min(s.ndim, t.ndim) < 2:
+        raise ModelError(
+            f"student and teacher must say one vector or map of each sample, got {tuple(s.shape)} and {tuple(t.shape)}",
+            hint="choose spots whose first axis is the batch",
+        )
+    return s.flatten(1).float(), t.flatten(1).float()
+
+
+def unit(x: Tensor, dim: int = -1) -> Tensor:
+    """Vectors along ``dim`` brought to length 1. A zero vector has no direction: it stays zero and gets no gradient.
+
+    ``x / x.norm()`` has a slope of 0/0 there, and ``x / norm.clamp_min(eps)`` one of 1/eps.
+    """
+    return x * inverse_root(x.square().sum(dim, keepdim=True))
+
+
+def inverse_root(squared: Tensor, least: float = 1e-24) -> Tensor:
+    """1 / sqrt of each number, and 0 without gradient where it is not above ``least``."""
+    zero = squared <= least
+    return squared.masked_fill(zero, 1.0).rsqrt().masked_fill(zero, 0.0)
+
+
+def deviations(x: Tensor, dim: int = -1) -> Tensor:
+    """``x`` less its mean along ``dim``; zero, without gradient, where it is constant but for rounding.
+
+    What is divided by the size of this rounding noise is noise with a slope of 1e7.
+    """
+    centred = x - x.mean(dim, keepdim=True)
+    noise = centred.square().sum(dim, keepdim=True) <= 1e-12 * x.square().sum(dim, keepdim=True)
+    return centred.masked_fill(noise, 0.0)
+
+
+def inner(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Inner products of the rows of x (..., N, D) and y (..., M, D), of x with itself by default, (..., N, M); float32.
+
+    Autocast would run this product in half precision, where a Gram matrix of features overflows or loses the
+    differences that relational losses are about.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return x @ (x if y is None else y).mT

@@ -1,0 +1,37 @@
+import statistics
+
+import pytest
+import torch
+
+from potstill.losses import DIST
+
+
+@pytest.mark.parametrize(("case", "T", "w"), [("dist.b1.g1.tau1", 1.0, 1.0), ("dist.b2.g2.tau4", 4.0, 2.0)])
+def test_equals_the_authors_code(golden, case, T, w):
+    g = golden(case)
+    g.check(DIST(T, w, w)(g["student_logits"], g["teacher_logits"]))
+
+
+def test_the_two_parts_equal_pearsons_correlation_by_hand():
+    torch.manual_seed(0)
+    s, t = torch.randn(6, 4), torch.randn(6, 4)
+    p, q = (s / 2).softmax(1).double().tolist(), (t / 2).softmax(1).double().tolist()
+    classes = torch.tensor([1 - statistics.correlation(a, b) for a, b in zip(p, q, strict=True)])
+    columns = [
+        1 - statistics.correlation(a, b) for a, b in zip(zip(*p, strict=True), zip(*q, strict=True), strict=True)
+    ]
+    torch.testing.assert_close(DIST(2.0, 1.0, 0.0)(s, t), 4 * classes, rtol=1e-4, atol=1e-5)
+    expected = torch.full((6,), 4 * statistics.mean(columns))
+    torch.testing.assert_close(DIST(2.0, 0.0, 1.0)(s, t), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_that_starts_at_zero_gets_no_huge_gradient():
+    s = torch.zeros(6, 4, requires_grad=True)
+    DIST()(s, torch.randn(6, 4)).mean().backward()
+    assert s.grad.abs().max() < 1
+
+
+def test_a_perfect_student_has_loss_zero():
+    torch.manual_seed(1)
+    z = torch.randn(6, 4)
+    torch.testing.assert_close(DIST(4.0)(z, z), torch.zeros(6), atol=1e-4, rtol=0)

@@ -1,0 +1,35 @@
+import math
+
+import torch
+
+from potstill.losses import PKT
+
+
+def test_equals_repdistiller(golden):
+    g = golden("pkt")
+    g.check(PKT()(g["student"], g["teacher"]))
+
+
+def test_each_row_equals_the_sum_by_hand():
+    torch.manual_seed(0)
+    s, t = torch.randn(5, 3), torch.randn(5, 6)
+
+    def row(x, i):
+        x = x.double().tolist()
+        size = [math.hypot(*v) for v in x]
+        near = [(sum(p * q for p, q in zip(x[i], v, strict=True)) / size[i] / size[j] + 1) / 2 for j, v in enumerate(x)]
+        return [n / sum(near) for n in near]
+
+    expected = [sum(q * math.log(q / p) for p, q in zip(row(s, i), row(t, i), strict=True)) / 5 for i in range(5)]
+    torch.testing.assert_close(PKT()(s, t), torch.tensor(expected), rtol=1e-3, atol=1e-6)
+
+
+def test_a_zero_vector_gets_no_gradient_and_spoils_no_other():
+    torch.manual_seed(1)
+    s, t = torch.randn(4, 3), torch.randn(4, 3)
+    s[1] = 0
+    s.requires_grad_()
+    PKT()(s, t).mean().backward()
+    assert s.grad.isfinite().all()
+    assert (s.grad[1] == 0).all()
+    assert (s.grad[[0, 2, 3]] != 0).any(1).all()
