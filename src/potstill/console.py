@@ -36,6 +36,7 @@ class Console:
     def begin(self, title: str, epochs: int) -> None:
         """A training begins."""
         self.title, self.epochs, self.header, self.tick = title, epochs, (), 0.0
+        self.say(f"\n {title}")
         if self.rich.is_terminal and not self.rich.quiet:
             self.bar = Progress(
                 TextColumn("  {task.description}"),

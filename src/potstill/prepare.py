@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from potstill import cost
 from potstill.config.schema import Config, ModelConfig
-from potstill.data.arrays import Data, Splits
+from potstill.data.arrays import Splits
 from potstill.data.sources import load
 from potstill.data.stream import Stream
 from potstill.data.views import Views
@@ -28,8 +29,12 @@ from potstill.models.spec import parse
 from potstill.optim import make_optimizer, make_scheduler
 from potstill.schemes.scheme import Scheme, total
 from potstill.taps import Tapped
+from potstill.types import Batch
 
+ALONE: dict[str, dict[str, Any]] = {"ce": {"use": "ce", "weight": 1.0}}
 EVAL_BATCH = 256
+SMALL_STEP = 0.05
+"""Seconds of a step below which one thread may be faster than all."""
 
 
 @dataclass
@@ -79,6 +84,13 @@ class Ready:
         made = given if isinstance(given, nn.Module | Net) else given()
         return self.dressed(resolve(copy.deepcopy(made) if made is given else made), spec)
 
+    def fresh_teacher(self, seed: int) -> Net:
+        """The teacher before its training, where the run teaches it first."""
+        spec = self.config.teacher
+        assert spec is not None
+        seed_everything(seed)
+        return self.dressed(self._resolve(spec), spec)
+
     def _resolve(self, spec: ModelConfig) -> Net:
         return resolve(
             spec.model,
@@ -98,9 +110,15 @@ class Ready:
         net.preprocess = own.with_data(self.splits.mean, self.splits.std)
         return net
 
-    def stream(self, data: Data, seed: int, steps: int | None = None) -> Stream:
-        """The training stream of a trial."""
-        c = self.config
+    def stream(self, seed: int, labels_only: bool = False) -> Stream:
+        """The training stream of a trial.
+
+        A net that learns from the labels alone sees the labelled pictures only, for as many steps as one that also learns
+        from a teacher: the budget of a student is its steps.
+        """
+        c, data, steps = self.config, self.splits.train, None
+        if labels_only and bool((data.labels < 0).any()):
+            data, steps = data.labelled(), len(self.stream(seed))
         return Stream(
             data,
             c.data.batch,
@@ -246,8 +264,7 @@ def _teacher(ready: Ready) -> None:
         )
     if given is None and untrained(spec):
         assert spec is not None
-        seed_everything(ready.config.seed)
-        net = ready.dressed(ready._resolve(spec), spec)
+        net = ready.fresh_teacher(ready.config.seed)
         _classes_fit(net, ready, "teacher")
         epochs = spec.epochs or ready.config.epochs
         ready.say(f"teacher  {_describe(net, ready)}; it has no weights, so it is taught first ({epochs} epochs)")
@@ -360,47 +377,69 @@ def optimizer_of(config: Config) -> Callable[[nn.Module], torch.optim.Optimizer]
     return make_optimizer(o.name, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum, **o.args)
 
 
-def rehearse(ready: Ready, steps: int = 3) -> Built | None:
-    """Run a few steps with a throw-away student: shapes fit, losses are finite, and how long will it take?
+def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
+    """Run a few steps with a throw-away student (or teacher, where that is taught first): do shapes fit, how long is a step?
 
-    Says what it saw in ``ready.lines``: the spots, the size of each loss at the first step, the seconds of a step.
+    Says what it saw in ``ready.lines``: the spots, the size of each loss at the first step, the seconds of a step. On a CPU
+    it also finds out whether one thread is faster than all (it is, for tiny nets) and sets torch to that.
+
+    Args:
+        threads: what a run was started with: sums of floats depend on it, so a resumed run must not choose anew.
     """
     config = ready.config
-    if config.kind == "distill" and ready.teacher is None:
-        return None  # the teacher is taught first
-    student = ready.student(config.seed)
-    built = ready.build(student, losses_of(config), ready.teacher)
+    teach_first = config.kind == "distill" and ready.teacher is None
+    if teach_first:
+        built = ready.build(ready.fresh_teacher(config.seed), ALONE, None)
+    else:
+        built = ready.build(ready.student(config.seed), losses_of(config), ready.teacher)
     scheme: Scheme = built.scheme.to(ready.fabric.device).train()
-    stream, seconds, first = ready.stream(ready.splits.train, config.seed), [], {}
-    for i, batch in zip(range(steps), stream.epoch(0), strict=False):
-        began = time.monotonic()
-        with ready.fabric.autocast():
-            losses = scheme(batch)
-        total(losses).backward()
-        if i == 0:
-            first = {name: loss.mean().item() for name, loss in losses.items()}
-        if ready.fabric.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.monotonic() - began)
+    stream = ready.stream(config.seed, labels_only=teach_first or config.kind == "train")
+    batches = list(itertools.islice(stream.epoch(0), steps))
+    seconds, first = _timed(ready, scheme, batches)
+    if threads:
+        torch.set_num_threads(threads)
+    elif ready.fabric.device.type == "cpu" and torch.get_num_threads() > 1 and seconds < SMALL_STEP:
+        every = torch.get_num_threads()
+        torch.set_num_threads(1)
+        alone, _ = _timed(ready, scheme, batches)
+        if alone > seconds:
+            torch.set_num_threads(every)
+        seconds = min(seconds, alone)
+    if teach_first:
+        return built
     for row in built.rows:
         spots = ", ".join(s if s == t else f"{s} - {t}" for s, t in row["at"])
         extra = f", adapters {count(row['parameters'])} parameters" if row["parameters"] else ""
         weight = (
             row["weight"] if isinstance(row["weight"], int | float) else "{first:g} to {last:g}".format(**row["weight"])
         )
-        ready.say(
-            f"loss     {row['name']} x {weight} at {spots}{extra}; {first.get(row['name'], float('nan')):.3g} at the first step"
-        )
+        ready.say(f"loss     {row['name']} x {weight} at {spots}{extra}; {first[row['name']]:.3g} at the first step")
     for notice in built.notices:
         ready.say(f"         {notice}")
     trials = config.seeds * (2 if config.control and config.kind == "distill" else 1)
-    duration = min(seconds) * len(stream) * config.epochs * trials
+    duration = seconds * len(stream) * config.epochs * trials
     ready.say(
         f"budget   {config.epochs} epochs of {len(stream):,} steps, batch {config.data.batch}, {config.seeds} seed(s)"
         + (", and the student alone with the same" if trials > config.seeds else "")
         + f"; about {human(duration)} on {ready.fabric.device.type}"
     )
     return built
+
+
+def _timed(ready: Ready, scheme: Scheme, batches: list[Batch]) -> tuple[float, dict[str, float]]:
+    """Seconds of the fastest step, and the mean losses of the first."""
+    seconds: list[float] = []
+    first: dict[str, float] = {}
+    for batch in batches:
+        began = time.monotonic()
+        with ready.fabric.autocast():
+            losses = scheme(batch)
+        total(losses).backward()
+        first = first or {name: loss.mean().item() for name, loss in losses.items()}
+        if ready.fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.monotonic() - began)
+    return min(seconds), first
 
 
 def human(seconds: float) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 
 from potstill import stats
@@ -24,13 +25,12 @@ from potstill.config.schema import Config
 from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun, PotstillError
 from potstill.files import write_atomically
-from potstill.models.net import Net
+from potstill.methods.build import Built
 from potstill.models.resolve import resolve
-from potstill.prepare import Objects, Ready, adopt, card, losses_of, prepare, rehearse
+from potstill.prepare import ALONE, Objects, Ready, adopt, card, losses_of, prepare, rehearse
 from potstill.runs import RunFolder, auto_name, command_line, environment, git_state, now
 from potstill.trial import Stop, run_trial, save_logits
 
-ALONE = {"ce": {"use": "ce", "weight": 1.0}}
 MEASURES = ("top1", "top5", "nll", "ece", "agreement")
 EXAMPLES = 24
 
@@ -98,7 +98,7 @@ def _start(
     config: Config, objects: Objects | None, command: list[str] | None, user: str, console: Console
 ) -> RunResult:
     ready = prepare(config, objects)
-    rehearse(ready)
+    built = rehearse(ready)
     for line in ready.lines:
         console.say(f" {line}")
     path = Path(config.out) / (
@@ -116,7 +116,7 @@ def _start(
     folder = RunFolder.new(path, facts)
     write_atomically(folder.path / "config.yaml", dump(config).encode())
     write_atomically(folder.path / "user.yaml", (user or "{}\n").encode())
-    return _go(folder, ready, console)
+    return _go(folder, ready, built, console)
 
 
 def resume(
@@ -173,12 +173,12 @@ def resume(
     if changed and not allow_change:
         table = "; ".join(f"{what}: {str(a)[:12]} -> {str(b)[:12]}" for what, (a, b) in changed.items())
         raise ConfigError(f"changed since the run was started: {table}", hint="--allow-change, or start a new run")
-    rehearse(ready)
+    built = rehearse(ready, threads=folder.facts.get("threads"))
     for line in ready.lines:
         console.say(f" {line}")
     console.say(f" resuming {folder.path}")
     folder.update(status="running", pid=os.getpid())
-    return _go(folder, ready, console)
+    return _go(folder, ready, built, console)
 
 
 @contextmanager
@@ -205,21 +205,25 @@ def _recorded(folder: RunFolder, console: Console) -> Iterator[None]:
     close("done", 0)
 
 
-def _go(folder: RunFolder, ready: Ready, console: Console) -> RunResult:
+def _go(folder: RunFolder, ready: Ready, built: Built, console: Console) -> RunResult:
     config = ready.config
     console.say(f" run      {folder.path}")
     stop = Stop()
     with folder.lock(), _recorded(folder, console), stop.listening():
         folder.update(environment=environment(str(ready.fabric.device)), git=git_state(), data=_data_facts(ready))
+        folder.update(threads=torch.get_num_threads())
         if config.kind == "distill" and ready.teacher is None:
+            said = len(ready.lines)
             _teach(folder, ready, console, stop)
-        built = rehearse(ready, steps=1) if not folder.facts.get("losses") else None
-        stream = ready.stream(ready.splits.train, config.seed)
+            built = rehearse(ready, threads=torch.get_num_threads())
+            for line in ready.lines[said:]:
+                console.say(f" {line}")
+        steps = len(ready.stream(config.seed))
         folder.update(
             teacher=card(ready.teacher, ready) if ready.teacher else None,
             student=card(ready.student(config.seed), ready),
-            losses=built.rows if built else folder.facts.get("losses"),
-            budget={"epochs": config.epochs, "steps": len(stream) * config.epochs, "batch": config.data.batch},
+            losses=built.rows,
+            budget={"epochs": config.epochs, "steps": steps * config.epochs, "batch": config.data.batch},
             preflight=ready.lines,
         )
         if ready.teacher is not None:
@@ -228,7 +232,6 @@ def _go(folder: RunFolder, ready: Ready, console: Console) -> RunResult:
             )
         trials: dict[str, list[dict[str, Any]]] = {"student": [], "control": []}
         for seed in folder.facts["seeds"]:
-            console.say()
             trials["student"].append(
                 run_trial(
                     ready,
@@ -243,7 +246,7 @@ def _go(folder: RunFolder, ready: Ready, console: Console) -> RunResult:
                 )
             )
             if config.control and config.kind == "distill":
-                trials["control"].append(_control(folder, ready, seed, len(stream), console, stop))
+                trials["control"].append(_control(folder, ready, seed, console, stop))
             _finish(folder, ready, trials)
     _report(folder, console)
     folder = RunFolder.open(folder.path)
@@ -258,36 +261,25 @@ def _labels_only(config: Config) -> dict[str, dict[str, Any]]:
 
 def _teach(folder: RunFolder, ready: Ready, console: Console, stop: Stop) -> None:
     """Train the teacher that has no weights yet; its best epoch becomes the teacher of the run."""
-    config, spec = ready.config, ready.config.teacher
-    assert spec is not None
-
-    def fresh(seed: int) -> Net:
-        from potstill.prepare import seed_everything
-
-        seed_everything(seed)
-        return ready.dressed(ready._resolve(spec), spec)
-
+    config = ready.config
+    assert config.teacher is not None
     home = folder.path / f"teacher-s{config.seed}"
-    console.say()
     run_trial(
         ready,
         "teacher",
         config.seed,
         home,
-        net=fresh,
+        net=ready.fresh_teacher,
         losses=ALONE,
         teacher=None,
         console=console,
         stop=stop,
-        epochs=spec.epochs or config.epochs,
+        epochs=config.teacher.epochs,
     )
-    lines = len(ready.lines)
     adopt(ready, resolve(str(home), trust_code=True))
-    for line in ready.lines[lines:]:
-        console.say(f" {line}")
 
 
-def _control(folder: RunFolder, ready: Ready, seed: int, steps: int, console: Console, stop: Stop) -> dict[str, Any]:
+def _control(folder: RunFolder, ready: Ready, seed: int, console: Console, stop: Stop) -> dict[str, Any]:
     """The student alone: the same seed, weights, views and number of steps; learns from the labels only.
 
     It is kept by the hash of all that it depends on, so that another method at the same budget finds it.
@@ -298,8 +290,6 @@ def _control(folder: RunFolder, ready: Ready, seed: int, steps: int, console: Co
     if kept and (kept / "result.json").exists() and not home.exists():
         console.say(f"  control s{seed}: the same budget was trained before; taken from {kept}")
         shutil.copytree(kept, home)
-    train = ready.splits.train
-    partly = bool((train.labels < 0).any())
     result = run_trial(
         ready,
         "control",
@@ -310,8 +300,6 @@ def _control(folder: RunFolder, ready: Ready, seed: int, steps: int, console: Co
         teacher=None,
         console=console,
         stop=stop,
-        data=train.labelled() if partly else None,
-        steps=steps if partly else None,
     )
     if kept and not kept.exists():
         kept.parent.mkdir(exist_ok=True)
@@ -468,6 +456,75 @@ def _gain(difference: Mapping[str, Any] | None) -> str:
 
 def _short(spec: str) -> str:
     return spec.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1].split(":")[-1].split("(")[0]
+
+
+DEMO_TEACHER, DEMO_STUDENT, DEMO_LABELS = "zoo:cnn(widths=(16, 32, 32))", "zoo:cnn(widths=(8, 16))", 30
+
+
+def demo(out: str = "runs", seeds: int = 3, console: Console | None = None) -> RunResult:
+    """A true result from nothing but what is installed: a teacher that saw all labels of scikit-learn's digits teaches a
+    student ten times smaller, which has the pictures but only 30 labels; beside it the same student from the 30 labels."""
+    from potstill.config.load import resolve as resolve_config
+
+    console = console or Console()
+    console.say(f" 1. A teacher learns from all labels of the digits ({DEMO_TEACHER}).")
+    flags = {"data.source": "digits", "out": out, "epochs": 30}
+    teacher = train(
+        resolve_config(
+            [], [], {**flags, "student.model": DEMO_TEACHER, "name": auto_name("demo", "teacher")}, "train"
+        ).config,
+        console=console,
+    )
+    console.say(
+        f"\n 2. It teaches a student ten times smaller, which sees all pictures but only {DEMO_LABELS} labels.\n"
+        f"    The same student alone learns from the {DEMO_LABELS} labels, for as many steps."
+    )
+    flags |= {
+        "student.model": DEMO_STUDENT,
+        "teacher.model": str(teacher.path),
+        "data.labels": DEMO_LABELS,
+        "seeds": seeds,
+    }
+    return distill(resolve_config([], [], {**flags, "name": auto_name("demo")}, "distill").config, console=console)
+
+
+def inspect(
+    model: str, pair: str | None = None, size: tuple[int, int, int] = (3, 32, 32), classes: int = 10
+) -> dict[str, Any]:
+    """The layers of a net that can be spots, and how it pairs with another.
+
+    Returns:
+        ``{"layers": [{"path", "kind", "shape", "parameters", "tappable"}, ..], "stages", "penultimate", "pairs"}``.
+    """
+    from potstill.methods.probe import look, pairs
+
+    def seen(spec: str) -> Any:
+        net = resolve(spec, num_classes=classes, in_channels=size[0], trust_code=True)
+        return look(net.module, torch.zeros(2, *size), net.preprocess)
+
+    first = seen(model)
+    second = seen(pair) if pair else None
+    return {
+        "model": model,
+        "input": list(size),
+        "layers": [
+            {"path": p, "kind": x.kind, "shape": list(x.shape), "parameters": x.parameters, "tappable": x.tappable}
+            for p, x in first.layers.items()
+        ],
+        "stages": list(first.stages),
+        "penultimate": first.penultimate,
+        "pairs": [
+            {
+                "teacher": t,
+                "student": s,
+                "teacher_shape": list(first.layers[t].shape),
+                "student_shape": list(second.layers[s].shape),
+            }
+            for s, t in pairs(second, first)
+        ]
+        if second
+        else [],
+    }
 
 
 def evaluate(

@@ -18,7 +18,6 @@ from torch import Tensor
 from potstill.checkpoint import load_state
 from potstill.config.schema import Config, seconds
 from potstill.console import Console
-from potstill.data.arrays import Data
 from potstill.engine import Position, Stage, fit
 from potstill.files import write_json
 from potstill.models.net import Net
@@ -70,15 +69,13 @@ def run_trial(
     console: Console,
     stop: Stop,
     epochs: int | None = None,
-    data: Data | None = None,
-    steps: int | None = None,
 ) -> dict[str, Any]:
     """Train a net and measure it; go on where an interrupted trial stopped, do nothing where it is done.
 
     Args:
         role: ``student``, ``control`` or ``teacher``: what it is for.
         net: makes the net of a seed.
-        data, steps: training pictures and steps of an epoch; by default those of the run.
+        epochs: by default those of the run.
 
     Returns:
         what ``result.json`` says (see docs/design.md).
@@ -90,7 +87,7 @@ def run_trial(
     folder.mkdir(parents=True, exist_ok=True)
     made = net(seed)
     built = ready.build(made, dict(losses), teacher)
-    stream = ready.stream(data if data is not None else ready.splits.train, seed, steps)
+    stream = ready.stream(seed, labels_only=teacher is None)
     module, device = made.module, ready.fabric.device
     tapped = Tapped(module, (), made.preprocess).to(device)
     if config.compile:
@@ -125,7 +122,8 @@ def run_trial(
     )
     began, limit = time.monotonic(), seconds(config.time_limit) if config.time_limit else float("inf")
     seed_everything(seed + 1_000_003)  # dropout and the like; the net's weights are drawn already
-    console.begin(f"{role} s{seed}", epochs)
+    titles = {"student": "student" if teacher else "training", "control": "student alone", "teacher": "teacher"}
+    console.begin(f"{titles[role]}, seed {seed}", epochs)
     try:
         at = fit(
             [stage],
