@@ -49,7 +49,7 @@ class Golden:
 
     def check(self, rows: Tensor, rtol: float = 1e-4, skip: Sequence[str] = ()) -> None:
         """Compare the mean of ``rows`` (B,), and the gradients of that mean, with the reference's."""
-        assert rows.shape == (len(next(iter(self.inputs.values()))),)
+        assert rows.shape == (len(next(v for k, v in self.inputs.items() if k.startswith("student"))),)
         torch.testing.assert_close(rows.mean(), self.loss, rtol=rtol, atol=1e-7)
         rows.mean().backward()
         for name, expected in self.grads.items():

@@ -12,7 +12,7 @@ from potstill.losses._logits import kl
 from potstill.losses._relations import inner
 from potstill.losses.base import Loss
 from potstill.losses.kd import same_classes, standardized
-from potstill.ranges import Share
+from potstill.ranges import Positive, Share
 from potstill.types import Batch
 
 
@@ -51,7 +51,7 @@ class MLKD(Loss):
 
     def __init__(
         self,
-        temperatures: tuple[float, ...] = (4.0, 3.0, 5.0, 2.0, 6.0),
+        temperatures: tuple[Positive, ...] = (4.0, 3.0, 5.0, 2.0, 6.0),
         hardest: Share = 0.5,
         standardize: bool = False,
     ) -> None:
