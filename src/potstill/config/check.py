@@ -62,7 +62,8 @@ def check(tree: Tree, problems: list[Problem]) -> Config | None:
         config = Config.model_validate(values)
     except ValidationError as error:
         problems += translate(error, values, known, elsewhere)
-    if values["kind"] == "distill" and values.get("teacher") is None:
+    wrong_kind = any(problem.at == ("kind",) for problem in problems)
+    if values["kind"] == "distill" and values.get("teacher") is None and not wrong_kind:
         problems.append(
             Problem(
                 ("teacher",), "is needed: a trained model or a run directory.", "--teacher MODEL, or potstill train"

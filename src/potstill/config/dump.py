@@ -61,6 +61,6 @@ def json_schema() -> dict[str, Any]:
     """The JSON schema of the configuration, for editors: ``# yaml-language-server: $schema=potstill.schema.json``."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "potstill",
         **Config.model_json_schema(),
+        "title": "potstill",
     }

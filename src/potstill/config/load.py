@@ -89,7 +89,9 @@ def resolve(
         ConfigError: all faults at once, each with its place (:class:`ConfigErrors`); or a file that cannot be read.
         RefusedError: a file with tags, or too large.
     """
-    layers = [from_document(read(find(name))) for name in files]
+    layers = [
+        from_document(read(path, path.name if path in recipes().values() else str(path))) for path in map(find, files)
+    ]
     command, problems = from_command(flags or {}, list(overrides))
     layers.append(command)
     tree, user = Tree(), Tree()

@@ -104,8 +104,6 @@ class ModelConfig(Section):
     """Standard deviations by which it normalises; null: its own, or those of the data."""
     size: Count | None = None
     """Side to which pictures are resized for this net; null: as they come."""
-    epochs: Count | None = None
-    """Of a teacher without weights, which is taught first: its epochs; null: as many as the student's."""
 
 
 class TeacherConfig(ModelConfig):

@@ -74,9 +74,9 @@ def parse(text: str, name: str) -> Document:
     return document
 
 
-def read(path: str | Path) -> Document:
-    """Read a YAML file in UTF-8, with or without a byte order mark. Raises as :func:`parse` does."""
-    name = str(path)
+def read(path: str | Path, name: str | None = None) -> Document:
+    """Read a YAML file in UTF-8, with or without a byte order mark; messages call it ``name``. Raises as :func:`parse` does."""
+    name = name or str(path)
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
