@@ -19,6 +19,7 @@ import potstill.losses
 from potstill.errors import ModelError
 from potstill.losses import Loss, zoo
 from potstill.methods import PRESETS
+from potstill.types import Batch
 
 from .zoo import CLASSES, ZOO, Row, Says, batch, build, says
 
@@ -308,6 +309,22 @@ def test_compiled_gives_the_same_value_and_gradient(name, settings):
     torch.testing.assert_close(compiled_rows, rows, rtol=1e-4, atol=1e-5)
     for a, b in zip(compiled_slopes, slopes, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every
+def test_on_a_gpu_as_on_the_cpu(name, settings):
+    s, t = example(name)
+    loss = build(name, settings)
+    learned = any(True for _ in loss.parameters())
+    exact, _ = run(loss, s, t)
+    there = Batch(*(x.cuda() if isinstance(x, Tensor) else x for x in batch(6)))
+    rows = build(name, settings).cuda()(mapped(s, lambda x: x.cuda()), mapped(t, lambda x: x.cuda()), there)
+    assert rows.is_cuda
+    assert rows.isfinite().all()
+    if not learned:  # a loss that learns may draw numbers, and devices draw other ones
+        torch.testing.assert_close(rows.cpu(), exact.detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_the_contract_test_would_notice():
