@@ -50,6 +50,9 @@ def test_ece_by_hand() -> None:
     # two samples, sure of 0.9, one right: |1/2 - 0.9|
     z = torch.log(torch.tensor([[0.9, 0.1], [0.9, 0.1]]))
     assert from_logits(z, torch.tensor([0, 1]))["ece"] == pytest.approx(0.4, abs=1e-6)
+    # the two lowest bins are two: 0.06 and right, 0.1 and wrong, do not make up for each other
+    p = torch.tensor([[0.06] + [0.94 / 19] * 19, [0.1] + [0.9 / 19] * 19])
+    assert from_logits(torch.log(p), torch.tensor([0, 1]))["ece"] == pytest.approx((0.94 + 0.1) / 2, abs=1e-5)
     assert from_logits(100 * torch.eye(3), torch.arange(3))["ece"] == pytest.approx(0, abs=1e-6)
 
 

@@ -175,6 +175,29 @@ def test_pictures_of_different_sizes() -> None:
         load(Mine(make=lambda x: x[: 6 + int(x[0, 0, 0]) % 3]))
 
 
+def test_a_dataset_that_gives_one_buffer_again_and_again() -> None:
+    class Reuse(Mine):
+        buffer = np.zeros((12, 12, 3), np.uint8)
+
+        def __getitem__(self, i: int) -> tuple[Any, Any]:
+            self.buffer[:] = noise(i)
+            return self.make(self.buffer), i % 3
+
+    s = load(Reuse())
+    assert np.array_equal(s.train.images, np.stack([noise(i).transpose(2, 0, 1) for i in s.train.ids]))
+    live = load((Reuse(), Mine(9, lambda x: tensor(x).float())))
+    assert np.array_equal(live.train.pictures([3, 4]), np.stack([noise(i).transpose(2, 0, 1) for i in (3, 4)]))
+
+
+def test_live_grey_pictures_have_one_channel() -> None:
+    live = load(Mine(make=lambda x: Image.fromarray(x[..., 0] ^ np.uint8(random.getrandbits(1)))))
+    assert isinstance(live.train, LiveData)
+    assert live.shape == (1, 12, 12)
+    assert load(Mine(make=lambda x: Image.fromarray(x ^ np.uint8(random.getrandbits(1)))), size=6).shape == (3, 6, 6)
+    with pytest.raises(DataError, match="resize them in its transform"):
+        load(Mine(make=jitter), size=6)
+
+
 def test_wrong_items() -> None:
     with pytest.raises(DataError, match=r"item 0 of .* is Tensor, expected a pair"):
         load(torch.zeros(8, 3, 4, 4))

@@ -61,6 +61,8 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     s = load(tmp_path / "pets")
     assert len(s.train) + len(s.val) + len(s.test) == 12
     assert len(s.fingerprint) == 64
+    names = [part.name(i) for part in (s.train, s.val, s.test) for i in range(len(part))]
+    assert "c0/\\udcff.png" in names  # can be printed
 
 
 def test_what_is_no_picture_is_skipped_and_counted(tree: Tree) -> None:
@@ -91,6 +93,9 @@ def test_links_are_followed_but_not_in_circles(tree: Tree, tmp_path: Path) -> No
     raw = folder(root)[1]()
     assert np.bincount(raw.labels).tolist() == [2, 2, 3]
     assert raw.notices == ["skipped: 2 link(s) to a folder seen before"]
+    (root / "a" / "self.png").symlink_to(root / "a" / "self.png")
+    (root / "self").symlink_to(root / "self")
+    assert folder(root)[1]().notices == ["skipped: 1 broken link(s), 2 link(s) to a folder seen before"]
 
 
 def test_no_class_folders_shows_what_was_found_and_what_was_expected(tmp_path: Path) -> None:

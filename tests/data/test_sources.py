@@ -11,7 +11,7 @@ import pytest
 
 from potstill.data import load
 from potstill.data.sources import parse
-from potstill.errors import ConfigError, DataError, PotstillError
+from potstill.errors import ConfigError, DataError, MachineError, PotstillError
 
 from .conftest import Tree, noise, save
 
@@ -122,6 +122,21 @@ def test_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse("digits").kind == "digits"
     with pytest.raises(DataError, match="C:"):
         parse("C:\\pictures")
+
+
+def test_a_folder_that_may_not_be_read(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree({"a": 2, "b": 2})
+    real = os.scandir
+
+    def locked(path: Any) -> Any:
+        if str(path) == str(root / "b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(MachineError, match=r"no permission to read .*b") as error:
+        load(root)
+    said(error.value, 6)
 
 
 def test_row_9_no_class_folders(tmp_path: Path) -> None:

@@ -40,6 +40,16 @@ def test_the_order_is_random_and_seeded() -> None:
     assert sorted(y[a[:10]].tolist()) == list(range(10))
 
 
+def test_no_class_is_favoured() -> None:
+    """A cut that does not share evenly gives its surplus to other classes with another seed."""
+    y = np.arange(1000) % 10
+    surplus = np.stack([np.bincount(y[stratified(y, seed)[:25]], minlength=10) for seed in range(60)])
+    assert surplus.min() == 2
+    assert surplus.max() == 3
+    assert (surplus == 3).sum(0).min() > 15
+    assert (surplus == 3).sum(0).max() < 45
+
+
 def test_the_only_picture_of_a_class_is_trained_on() -> None:
     y = np.concatenate((np.zeros(50, int), [1], [2, 2]))
     for seed in range(20):

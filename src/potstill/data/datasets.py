@@ -64,9 +64,18 @@ class LiveData(Data):
 
     def _pixels(self, picture: Any) -> np.ndarray:
         picture = to_chw(picture)
-        if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
-            return picture.astype(np.float32)
-        return decode(picture, self.size, self.channels or 3).pixels
+        if not isinstance(picture, np.ndarray) or picture.dtype == np.uint8:
+            got = decode(picture, self.size, self.channels)
+            if self.channels is None:  # the first item decides
+                self.channels = 1 if got.grey else 3
+                return self._pixels(picture)
+            return got.pixels.copy()  # a dataset may give one buffer again and again
+        if self.size and picture.shape[1:] != (self.size, self.size):
+            raise DataError(
+                f"data.size={self.size} is for PIL and uint8 pictures, the dataset gives {picture.dtype} {picture.shape}",
+                hint="resize them in its transform",
+            )
+        return picture.astype(np.float32)
 
 
 @contextmanager
@@ -104,7 +113,7 @@ def from_datasets(
         classes = [str(i) for i in range(top)]
     sizes = dict(zip(PARTS, map(len, given), strict=False)) if len(given) > 1 else {"all": len(given[0])}
     if fixed:
-        pictures = (to_chw(d[i][0]) for d in given for i in range(len(d)))
+        pictures = (_item(d, i)[0] for d in given for i in range(len(d)))
         return Raw(classes, np.concatenate(labels), None, sizes, pictures), classes, []
     ends = np.cumsum([0, *sizes.values()])
     live = {
@@ -142,7 +151,7 @@ def _item(dataset: Any, i: int) -> tuple[Any, Any]:
         raise DataError(
             f"item {i} of {type(dataset).__name__} is {type(item).__name__}, expected a pair (picture, label)"
         )
-    return copy.copy(to_chw(item[0])), item[1]
+    return copy.copy(to_chw(item[0])), item[1]  # a dataset may give one buffer again and again
 
 
 def _labels(dataset: Any) -> np.ndarray:

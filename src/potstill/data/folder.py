@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def missing(path: Path, known: tuple[str, ...] = ()) -> DataError:
     """The error for a path that is not there: it names the nearest thing that is, and nothing is downloaded."""
     parent = next((p for p in path.absolute().parents if p.is_dir()), Path(path.anchor or "."))
     try:
-        siblings = os.listdir(parent) if parent == path.absolute().parent else []
+        siblings = [e.name for e in islice(os.scandir(parent), 5000)] if parent == path.absolute().parent else []
     except OSError:
         siblings = []
     return DataError(
@@ -45,15 +46,15 @@ def folder(path: Path) -> tuple[str, Callable[[], Raw]]:
         raise missing(path) if not path.exists() else DataError(f"not a folder: {path}", hint=f"folder:{path.parent}")
     skipped: Counter[str] = Counter()
     classes: list[str] = []
-    names: list[str] = []
+    files: list[str] = []
     labels: list[int] = []
     sizes: dict[str, int] = {}
     stamp = hashlib.sha256()
     for part, root in _parts(path).items():
-        before = len(names)
+        before = len(files)
         found = [d.name for d in _folders(root)]
         skipped["file(s) beside the class folders"] += sum(
-            e.is_file() and not e.name.startswith(".") for e in os.scandir(root)
+            _kind(e) == "file" and not e.name.startswith(".") for e in os.scandir(root)
         )
         if not found:
             raise _no_classes(root)
@@ -70,19 +71,20 @@ def folder(path: Path) -> tuple[str, Callable[[], Raw]]:
         for name in found:
             for file, stat in _pictures(root / name, skipped):
                 relative = os.path.relpath(file, path)
-                names.append(relative)
+                files.append(relative)
                 labels.append(classes.index(name))
                 stamp.update(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
-        if len(names) == before:
+        if len(files) == before:
             raise DataError(
                 f"no pictures in {root}", why=_skips(skipped), hint=f"pictures end in {', '.join(sorted(SUFFIXES))}"
             )
-        sizes[part] = len(names) - before
+        sizes[part] = len(files) - before
     stamp.update(repr((classes, sizes)).encode("utf-8", "surrogateescape"))
     notices = [f"skipped: {_skips(skipped)}"] if _skips(skipped) else []
 
     def read() -> Raw:
-        return Raw(classes, np.array(labels), names, sizes, (path / n for n in names), notices)
+        shown = [_text(c) for c in classes], [_text(f) for f in files]
+        return Raw(shown[0], np.array(labels), shown[1], sizes, (path / f for f in files), notices)
 
     return stamp.hexdigest(), read
 
@@ -118,7 +120,8 @@ def _parts(path: Path) -> dict[str, Path]:
 
 def _folders(path: Path) -> list[Path]:
     return sorted(
-        (Path(e.path) for e in os.scandir(path) if e.is_dir() and not e.name.startswith(".")), key=lambda p: p.name
+        (Path(e.path) for e in os.scandir(path) if _kind(e) == "folder" and not e.name.startswith(".")),
+        key=lambda p: p.name,
     )
 
 
@@ -137,11 +140,11 @@ def _pictures(root: Path, skipped: Counter[str]) -> Iterator[tuple[str, os.stat_
         for entry in sorted(os.scandir(here), key=lambda e: e.name):
             if entry.name.startswith("."):
                 skipped["hidden file(s)"] += 1
-            elif entry.is_dir():
+            elif (kind := _kind(entry)) == "folder":
                 deeper.append(entry.path)
             elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
                 skipped["file(s) that are no pictures"] += 1
-            elif not entry.is_file():
+            elif kind != "file":
                 skipped["broken link(s)"] += 1
             elif entry.stat().st_size == 0:
                 skipped["file(s) of 0 bytes"] += 1
@@ -150,12 +153,25 @@ def _pictures(root: Path, skipped: Counter[str]) -> Iterator[tuple[str, os.stat_
         waiting += reversed(deeper)
 
 
+def _text(name: str) -> str:
+    """A name that can be printed: bytes that are no text are shown as such."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """``folder``, ``file`` or nothing, through links; a link that leads to itself is nothing."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+    except OSError:
+        return ""
+
+
 def _skips(skipped: Counter[str]) -> str:
     return ", ".join(f"{n} {what}" for what, n in sorted(skipped.items()) if n)
 
 
 def _no_classes(root: Path) -> DataError:
-    files = sorted(e.name for e in os.scandir(root) if e.is_file() and not e.name.startswith("."))
+    files = sorted(e.name for e in os.scandir(root) if _kind(e) == "file" and not e.name.startswith("."))
     pictures = [f for f in files if os.path.splitext(f)[1].lower() in SUFFIXES]
     found = (
         f"{len(pictures)} pictures ({', '.join(pictures[:3])}{' ...' if len(pictures) > 3 else ''})"

@@ -16,7 +16,7 @@ from potstill.data.cifar import cifar
 from potstill.data.folder import folder, missing
 from potstill.data.parquet import parquet
 from potstill.data.store import Progress, Raw, Store, cache_root, cached
-from potstill.errors import ConfigError, DataError, did_you_mean
+from potstill.errors import ConfigError, DataError, MachineError, did_you_mean
 
 SOURCES = {
     "digits": "1,797 handwritten digits, 1x8x8, that come with scikit-learn",
@@ -88,7 +88,10 @@ def load(
     if isinstance(spec, str | os.PathLike):
         asked = parse(os.fspath(spec))
         source, name = os.fspath(spec), asked.kind
-        stamp, read = _reader(asked, download)
+        try:
+            stamp, read = _reader(asked, download)
+        except PermissionError as error:
+            raise MachineError(f"no permission to read {error.filename}", where=source) from error
         store = cached(root, asked.path.name or name, f"{name} {stamp}", read, size, channels, progress)
     else:
         from potstill.data.datasets import from_datasets
@@ -108,7 +111,6 @@ def load(
         _refuse_bad(store, max_bad)
         parts, classes, digests = _parts(store), store.meta["classes"], store.digests
         notices = [*store.meta["notices"], *_bad_notice(store)]
-    total = sum(map(len, (parts[p] for p in ("all", "train") if p in parts)))
     train, validation, test, words, more = split.divide(parts, val, TEST_SHARE.get(name, 0.1), seed)
     train, hidden = split.thin(train, labels, limit, seed)
     notices += [*more, *hidden, *split.odd_classes(train, classes)]
@@ -116,9 +118,8 @@ def load(
         for what, part in {"validation": validation, "test": test}.items():
             if what == "validation" or test is not validation:
                 notices += split.overlap(train, part, digests, what, strict)
-    first = parts.get("all", parts.get("train"))
-    num_samples = int(first.ids.max()) + 1 if first is not None and total else 0
-    return Splits(train, validation, test, classes, source, words, notices, num_samples)
+    whole = parts["all"] if "all" in parts else parts["train"]
+    return Splits(train, validation, test, classes, source, words, notices, int(whole.ids.max()) + 1)
 
 
 def parse(spec: str) -> Asked:

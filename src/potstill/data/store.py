@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock
+from PIL import UnidentifiedImageError
 
 from potstill.data.pictures import Decoded, decode, quiet_pillow
 from potstill.errors import DataError, MachineError
@@ -158,7 +159,7 @@ def _write(folder: Path, raw: Raw, size: int | None, channels: int | None, progr
     with open(folder / "images.npy", "w+b") as file:
         for i, got in enumerate(_decoded(raw, size, channels, progress)):
             if isinstance(got, Exception):
-                bad.append((raw.name(i), f"{type(got).__name__}: {got}"))
+                bad.append((raw.name(i), _reason(got)))
                 continue
             shapes.setdefault(got.pixels.shape, raw.name(i))
             if len(shapes) > 3 or (len(shapes) > 1 and i >= CHUNK):
@@ -227,6 +228,10 @@ def _attempt(task: list[Any], size: int | None, channels: int | None) -> list[De
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, zlib.error ...
             got.append(error)
     return got
+
+
+def _reason(error: Exception) -> str:
+    return "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
 
 
 def _same_shape(shapes: dict[tuple[int, ...], str], raw: Raw, bad: list[tuple[str, str]]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -39,7 +41,7 @@ class Stream:
             left out.
         num_classes: of the targets, where ``views`` blends pictures.
         device: where batches come to lie, and where views are computed.
-        resident: keep all pictures on the device; None does so on CUDA below 1 GiB.
+        resident: keep all pictures on the device; None does so on CUDA below 1 GiB. Live datasets never are.
 
     Raises:
         ConfigError: a setting out of range.
@@ -74,9 +76,9 @@ class Stream:
         self.data, self.batch_size, self.seed, self.views, self.shuffle = data, batch_size, seed, views, shuffle
         self.workers, self.steps, self.rank, self.world, self.num_classes = workers, steps, rank, world, num_classes
         self.device = torch.device(device)
-        small = isinstance(data, ArrayData) and len(data) * int(np.prod(data.shape)) < RESIDENT
-        self.resident = small and self.device.type == "cuda" if resident is None else resident
-        self._pictures: Tensor | None = None
+        small = len(data) * int(np.prod(data.shape)) < RESIDENT
+        wanted = small and self.device.type == "cuda" if resident is None else resident
+        self.resident = wanted and isinstance(data, ArrayData)
         n, b = len(data), batch_size
         cuts = np.arange(0, n, b) if steps is None else np.arange(steps) * b
         if steps is None and len(cuts) > 1 and (n - cuts[-1]) // world < 2:
@@ -90,9 +92,13 @@ class Stream:
     def epoch(self, e: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch ``e`` (from 0), from step ``start`` (from 0) on."""
         order, views = self._order(e)
+        facts = self._to_device(
+            torch.from_numpy(np.stack((self.data.labels[order], self.data.ids[order], views, order)))
+        )
         plan = [self._part(a, b) for a, b in zip(self._cuts[start:], self._cuts[start + 1 :], strict=False)]
-        for mine, pictures in zip(plan, self._gathered([order[p] for p in plan], e, start), strict=True):
-            yield self._batch(pictures, order[mine], views[mine])
+        gathered = repeat(None) if self.resident else self._gathered([order[p] for p in plan], e, start)
+        for mine, pictures in zip(plan, gathered, strict=False):
+            yield self._batch(pictures, *facts[:, mine])
 
     def _order(self, e: int) -> tuple[np.ndarray, np.ndarray]:
         """Places in the data and view numbers of a whole epoch."""
@@ -109,12 +115,7 @@ class Stream:
 
     def _gathered(self, plan: list[np.ndarray], e: int, start: int) -> Iterable[Tensor]:
         """The raw pictures of each batch."""
-        if self.resident:
-            if self._pictures is None:
-                self._pictures = torch.from_numpy(self.data.pictures(np.arange(len(self.data)))).to(self.device)
-            whole = self._pictures
-            return (whole.index_select(0, torch.from_numpy(at).to(self.device)) for at in plan)
-        jobs = [(at, counter.mix_int(self.seed, e, start + s)) for s, at in enumerate(plan)]
+        jobs = [(at, counter.mix_int(self.seed, e, start + s, self.rank)) for s, at in enumerate(plan)]
         gather = _Gather(self.data)
         if not self.workers:
             return map(gather.__getitem__, jobs)
@@ -128,17 +129,21 @@ class Stream:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _batch(self, pictures: Tensor, at: np.ndarray, views: np.ndarray) -> Batch:
-        y, ids, v = self._to_device(torch.from_numpy(np.stack((self.data.labels[at], self.data.ids[at], views))))
-        x, targets = self._to_device(pictures), None
+    def _batch(self, pictures: Tensor | None, y: Tensor, ids: Tensor, views: Tensor, at: Tensor) -> Batch:
+        x, targets = self._whole.index_select(0, at) if pictures is None else self._to_device(pictures), None
         if self.views is None:
             x = to_float(x)
         else:
-            x = self.views(x, ids, v)
+            x = self.views(x, ids, views)
             if self.views.blends:
                 assert self.num_classes is not None  # held by __init__
-                x, targets = self.views.blend(x, y, ids, v, self.num_classes)
-        return Batch(x, y, ids, v, targets)
+                x, targets = self.views.blend(x, y, ids, views, self.num_classes)
+        return Batch(x, y, ids, views, targets)
+
+    @cached_property
+    def _whole(self) -> Tensor:
+        """All pictures, on the device."""
+        return torch.from_numpy(self.data.pictures(np.arange(len(self.data)))).to(self.device)
 
     def _to_device(self, t: Tensor) -> Tensor:
         if self.device.type != "cuda" or t.is_cuda:
