@@ -1,0 +1,52 @@
+"""A net's classifier as losses use it: the last linear layer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from potstill.errors import ModelError
+
+
+class Linear(Protocol):
+    """What a loss needs of a classifier: ``nn.Linear``, or a 1x1 convolution."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+def weights(head: Linear | None, width: int, whose: str, method: str) -> Tensor:
+    """The matrix (classes, width) of a classifier.
+
+    Raises:
+        ModelError: there is none, or it does not read features of this width.
+    """
+    if head is None or head.weight.flatten(1).shape[1] != width:
+        got = "none was found" if head is None else f"it reads {head.weight.flatten(1).shape[1]} numbers"
+        raise ModelError(
+            f"{method} needs the {whose}'s last layer to be linear and to read the {width} features of its spot, but {got}",
+            hint="use fitnet or vid, which need no classifier",
+        )
+    return head.weight.flatten(1)
+
+
+class FrozenHead(nn.Module):
+    """A copy of a trained classifier as buffers: it is saved, and never trained."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, head: Linear | None, width: int, whose: str, method: str) -> None:
+        super().__init__()
+        weight = weights(head, width, whose, method).detach().float().clone()
+        bias = getattr(head, "bias", None)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", weight.new_zeros(len(weight)) if bias is None else bias.detach().float().clone())
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Logits, (B, classes), of vectors (B, width), in float32."""
+        with torch.autocast(v.device.type, enabled=False):
+            return F.linear(v.float(), self.weight, self.bias)

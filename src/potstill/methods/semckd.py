@@ -1,0 +1,16 @@
+from potstill.methods.base import Preset
+
+PRESET = Preset(
+    name="semckd",
+    loss="potstill.losses.semckd:SemCKD",
+    year=2021,
+    compares="all pairs of maps, weighted by learned likeness",
+    at="stages",
+    weight=400.0,
+    weight_source="400 on CIFAR-100 beside KD 1 and cross-entropy 1, 50 on ImageNet: the authors' scripts",
+    use_when="nets of unlike depth: every student stage may learn from every teacher stage",
+    notes=(
+        "The authors' attention is as wide as the batch; here it reads the maps' averages, so any batch will "
+        "do. The projectors of a ResNet-50 teacher are 400 times the student."
+    ),
+)

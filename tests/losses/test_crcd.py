@@ -1,0 +1,138 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from potstill.errors import ModelError
+from potstill.losses import CRCD
+from potstill.types import Batch
+
+CLASSES, N, B, K, TAU = 4, 30, 5, 6, 0.5
+
+
+def seen(ids, y=None, targets=None):
+    return Batch(torch.zeros(len(ids), 1), ids % CLASSES if y is None else y, ids, torch.zeros_like(ids), targets)
+
+
+def heads(s=6, t=9):
+    torch.manual_seed(9)
+    return {"s_head": nn.Linear(s, CLASSES), "t_head": nn.Linear(t, CLASSES)}
+
+
+def contrast(z, bank, ids, index, constant):
+    """One side in float64 with loops, the formula as it stands; a relation of a sample to itself is left out."""
+    rows = []
+    cosines = torch.zeros(len(ids), len(ids), index.shape[1], dtype=torch.float64)
+    for b in range(len(ids)):
+        for j, anchor in enumerate(bank[ids]):
+            for k, i in enumerate(index[b]):
+                if i != ids[j]:
+                    r, m = z[b] - anchor, bank[i] - anchor
+                    cosines[b, j, k] = (r @ m) / (r.norm() * m.norm())
+    h = torch.exp(cosines / TAU)
+    constant = h.mean().detach() * len(bank) if constant is None else constant
+    h, c = h / constant, (index.shape[1] - 1) / len(bank)
+    for b in range(len(ids)):
+        parts = []
+        for j in range(len(ids)):
+            if index[b, 0] == ids[j]:
+                continue
+            part = -torch.log(h[b, j, 0] / (h[b, j, 0] + c + 1e-7))
+            for k in range(1, index.shape[1]):
+                if index[b, k] == ids[j]:  # nothing but its constant
+                    part = part - torch.log(torch.tensor(c / (c + 1e-7), dtype=torch.float64))
+                else:
+                    part = part - torch.log(c / (h[b, j, k] + c + 1e-7))
+            parts.append(part)
+        rows.append(torch.stack(parts).mean())
+    return torch.stack(rows), constant
+
+
+def test_value_gradient_and_memory_over_steps_by_hand():
+    torch.manual_seed(0)
+    loss = CRCD((6,), (9,), N, gradient="none", dim=8, negatives=K, temperature=TAU)
+    memory = loss.features.memory
+    m_s, m_t = memory.student.double(), memory.teacher.double()
+    constants = [None, None]
+    for _ in range(3):
+        ids = torch.randperm(N)[:B]
+        index = torch.cat([ids[:, None], torch.randint(N, (B, K))], 1)
+        index[0, 2] = ids[3]  # a negative that is an anchor
+        s, t = torch.randn(B, 6, requires_grad=True), torch.randn(B, 9)
+        z_s, z_t = (
+            F.normalize(e.map(x).double(), dim=1) for e, x in ((loss.features.embed_s, s), (loss.features.embed_t, t))
+        )
+        of_s, constants[0] = contrast(z_s, m_t, ids, index, constants[0])
+        of_t, constants[1] = contrast(z_t, m_s, ids, index, constants[1])
+        expected = of_s + of_t
+        (slope,) = torch.autograd.grad(expected.mean(), s)
+        rows = loss(s, t, seen(ids), index)
+        torch.testing.assert_close(rows.double(), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.autograd.grad(rows.mean(), s)[0], slope, rtol=1e-3, atol=1e-4)
+        with torch.no_grad():
+            for z, m in ((z_s, m_s), (z_t, m_t)):
+                m[ids] = F.normalize(0.5 * m[ids] + 0.5 * z, dim=1)
+        torch.testing.assert_close(memory.student.double(), m_s, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(memory.teacher.double(), m_t, rtol=1e-4, atol=1e-6)
+
+
+def autograd_slopes(v, head, y):
+    v = v.detach().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(head(v), y, reduction="sum", ignore_index=-1), v)[0]
+
+
+def test_the_gradient_element_is_the_gradient_of_cross_entropy():
+    torch.manual_seed(0)
+    h = heads(6, 6)
+    s, t, ids = torch.randn(B, 6), torch.randn(B, 6), torch.arange(B)
+    y = torch.tensor([0, 1, 2, 3, -1])  # the last has no label
+    index = torch.cat([ids[:, None], torch.randint(B, N, (B, K))], 1)
+    plain = CRCD((6,), (6,), N, gradient="none", negatives=K)
+    cosine = CRCD((6,), (6,), N, **h, gradient="cosine", gradient_weight=0.5, negatives=K)
+    cosine.load_state_dict(plain.state_dict(), strict=False)
+    g_s, g_t = autograd_slopes(s, h["s_head"], y), autograd_slopes(t, h["t_head"], y)
+    expected = 10 * (1 - F.cosine_similarity(g_s, g_t))
+    added = cosine(s, t, seen(ids, y), index) - plain(s, t, seen(ids, y), index)
+    torch.testing.assert_close(added, 0.5 * expected, rtol=1e-4, atol=1e-4)
+
+    relation = CRCD((6,), (6,), N, **h, negatives=K)
+    relation.load_state_dict(plain.state_dict(), strict=False)
+    alone = CRCD((6,), (6,), N, gradient="none", negatives=K)
+    alone.features.load_state_dict(relation.gradients.state_dict())
+    plain.load_state_dict(relation.state_dict(), strict=False)
+    total = relation(s, t, seen(ids, y), index)
+    parts = plain(s, t, seen(ids, y), index) + alone(g_s, g_t, seen(ids, y), index)
+    torch.testing.assert_close(total, parts, rtol=1e-4, atol=1e-4)
+
+
+def test_the_live_head_learns_and_is_not_ours():
+    h = heads()
+    loss = CRCD((6,), (9,), N, torch.arange(N) % CLASSES, **h, negatives=K)
+    loss(torch.randn(B, 6), torch.randn(B, 9), seen(torch.arange(B))).mean().backward()
+    assert h["s_head"].weight.grad.abs().sum() > 0
+    assert h["t_head"].weight.grad is None
+    assert not any(p is h["s_head"].weight for p in loss.parameters())
+    assert not any("ours" in key for key in loss.state_dict())
+    assert {"features.memory.teacher", "gradients.memory.student", "theirs.weight"} <= set(loss.state_dict())
+
+
+def test_blended_labels_are_the_target_of_the_gradient():
+    h = heads(6, 6)
+    ids, y = torch.arange(B), torch.arange(B) % CLASSES
+    loss = CRCD((6,), (6,), N, **h, gradient="cosine", negatives=K).eval()
+    s, t = torch.randn(B, 6), torch.randn(B, 6)
+    index = torch.cat([ids[:, None], torch.randint(B, N, (B, K))], 1)
+    hard = loss(s, t, seen(ids, y), index)
+    torch.testing.assert_close(loss(s, t, seen(ids, y, F.one_hot(y, CLASSES).float()), index), hard)
+    assert not torch.allclose(loss(s, t, seen(ids, y, torch.full((B, CLASSES), 0.25)), index), hard)
+
+
+def test_refusals():
+    with pytest.raises(ModelError, match="linear"):
+        CRCD((6,), (9,), N)
+    with pytest.raises(ModelError, match=r"9 features(.|\n)*reads 6"):
+        CRCD((6,), (9,), N, **heads(6, 6))
+    with pytest.raises(ModelError, match=r"cosine(.|\n)*relation"):
+        CRCD((6,), (9,), N, **heads(), gradient="cosine")
+    with pytest.raises(ModelError, match="one class"):
+        CRCD((6,), (9,), N, torch.zeros(N), gradient="none")
