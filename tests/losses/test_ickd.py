@@ -1,0 +1,67 @@
+import math
+
+import pytest
+import torch
+
+from potstill.errors import ModelError
+from potstill.losses import ICKD
+from potstill.losses.ickd import products
+
+
+def by_hand(f, h):
+    """Mean over the channels of the squared difference of the normalised rows of the two Gram matrices, float64."""
+    rows = []
+    for a, b in zip(f.double().flatten(2).tolist(), h.double().flatten(2).tolist(), strict=True):
+
+        def gram(m):
+            g = [[sum(x * y for x, y in zip(p, q, strict=True)) for q in m] for p in m]
+            return [[x / (math.hypot(*row) or 1) for x in row] for row in g]
+
+        total = sum((x - y) ** 2 for p, q in zip(gram(a), gram(b), strict=True) for x, y in zip(p, q, strict=True))
+        rows.append(total / len(a))
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize(
+    ("s_shape", "t_shape"), [((3, 4, 4), (5, 2, 2)), ((3, 2, 2), (6, 2, 2)), ((3, 5, 5), (2, 3, 3))]
+)
+def test_equals_the_gram_matrices_by_hand_in_both_orders_of_products(s_shape, t_shape):
+    torch.manual_seed(0)
+    loss = ICKD(s_shape, t_shape)
+    s, t = torch.randn(4, *s_shape), torch.randn(4, *t_shape).relu()
+    t[1, 0] = 0  # a dead channel
+    rows = loss(s, t)
+    torch.testing.assert_close(rows, by_hand(loss.embed(s).detach(), t), rtol=1e-3, atol=1e-5)
+
+
+def test_both_orders_of_products_agree():
+    torch.manual_seed(1)
+    wide, tall = torch.randn(2, 3, 50).double(), torch.randn(2, 50, 3).double()
+    for x, y in ((wide, torch.randn_like(wide)), (tall, torch.randn_like(tall))):
+        expected = ((x @ x.mT) * (y @ y.mT)).sum(2)
+        torch.testing.assert_close(products(x, y), expected)
+
+
+def test_a_student_whose_channels_fire_like_the_teachers_has_loss_zero():
+    torch.manual_seed(2)
+    loss = ICKD((4, 3, 3), (4, 3, 3)).eval()
+    with torch.no_grad():
+        loss.embed[0].weight.copy_(torch.eye(4)[:, :, None, None])
+    f = torch.randn(3, 4, 3, 3)
+    torch.testing.assert_close(loss(f, 5 * f), torch.zeros(3), atol=1e-5, rtol=0)
+    assert loss(f, f.flip(1)).mean() > 0.1
+
+
+def test_vectors_are_refused():
+    with pytest.raises(ModelError, match="maps"):
+        ICKD((8,), (8,))
+
+
+def test_tokens_are_maps_of_their_dimensions():
+    torch.manual_seed(3)
+    loss = ICKD((5, 4), (5, 6))  # a class token and 2 x 2 patches
+    s, t = torch.randn(3, 5, 4), torch.randn(3, 5, 6)
+    as_maps = ICKD((4, 2, 2), (6, 2, 2))
+    as_maps.load_state_dict(loss.state_dict())
+    expected = as_maps(s[:, 1:].mT.unflatten(2, (2, 2)), t[:, 1:].mT.unflatten(2, (2, 2)))
+    torch.testing.assert_close(loss(s, t), expected)
