@@ -70,6 +70,7 @@ class Position:
     epoch: int = 0
     step: int = 0
     total_steps: int = 0
+    lr: float = 0.0
     seconds: float = 0.0
     seen: int = 0
     sums: dict[str, float] = field(default_factory=dict)
@@ -167,6 +168,8 @@ def fit(
 
         while at.epoch < stage.epochs and not (stage.patience and at.worse >= stage.patience):
             net.train()
+            if at.step == 0:
+                at.lr = raw.param_groups[0]["lr"]
             for batch in stage.stream.epoch(at.epoch, start=at.step):
                 batch = batch._replace(progress=(at.epoch * steps + at.step) / (stage.epochs * steps))
                 names, means = backward(fabric, net, batch, stage.accumulate)
@@ -185,7 +188,7 @@ def fit(
                     save()
                     raise InterruptedRun(f"stopped at step {at.total_steps} (epoch {at.epoch + 1}); the state is saved")
 
-            links, lr = watch.close_epoch(stage.scheme), raw.param_groups[0]["lr"]
+            links = watch.close_epoch(stage.scheme)
             if scheduler and per == "epoch":
                 scheduler.step()
             measures = fabric.broadcast(stage.validate()) if stage.validate else {}
@@ -195,7 +198,7 @@ def fit(
                 "epoch": sum(s.epochs for s in stages[: at.stage]) + at.epoch,
                 "step": at.total_steps,
                 "seconds": round(clock.seconds(), 3),
-                "lr": lr,
+                "lr": at.lr,
                 "train": {"loss": sum(links.values()), "links": links},
                 "val": measures,
             }

@@ -45,6 +45,11 @@ def make_optimizer(name: str, **arguments: Any) -> Callable[[nn.Module], Optimiz
     return make
 
 
+def takes(name: str, argument: str) -> bool:
+    """Whether the optimizer of this name has such an argument."""
+    return name.lower() in OPTIMIZERS and argument in inspect.signature(OPTIMIZERS[name.lower()]).parameters
+
+
 def make_scheduler(
     name: str, epochs: int, warmup: float = 0.0, **arguments: Any
 ) -> Callable[[Optimizer, int], tuple[LRScheduler, str] | None]:

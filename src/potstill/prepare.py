@@ -26,7 +26,7 @@ from potstill.models.net import Net
 from potstill.models.preprocess import Preprocess
 from potstill.models.resolve import resolve
 from potstill.models.spec import parse
-from potstill.optim import make_optimizer, make_scheduler
+from potstill.optim import make_optimizer, make_scheduler, takes
 from potstill.schemes.scheme import Scheme, total
 from potstill.taps import Tapped
 from potstill.types import Batch
@@ -139,7 +139,7 @@ class Ready:
     def measure(self, net: Net, split: str, order: Tensor | None = None) -> tuple[dict[str, float], Tensor]:
         """A net's measures and logits on a split; agreement with the teacher where there is one."""
         tapped = Tapped(net.module, (), net.preprocess, order).to(self.fabric.device).eval()
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # other batch sizes: not worth compiling
             return evaluate(lambda x: tapped(x)["logits"], self.eval_stream(split), self.teacher_logits.get(split))
 
     def build(self, student: Net, losses: dict[str, dict[str, Any]], teacher: Net | None) -> Built:
@@ -372,8 +372,10 @@ def check_optim(config: Config) -> None:
 
 
 def optimizer_of(config: Config) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    """The optimizer as configured."""
+    """The optimizer as configured; fused where torch can, except for float16, whose gradients are unscaled before clipping."""
     o = config.optim
+    if config.precision != "16" and "fused" not in o.args and takes(o.name, "fused"):
+        return make_optimizer(o.name, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum, fused=True, **o.args)
     return make_optimizer(o.name, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum, **o.args)
 
 

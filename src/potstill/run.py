@@ -560,7 +560,7 @@ def evaluate(
         "split": split,
         "n": len(getattr(ready.splits, split)),
         **measures,
-        "per_class": dict(zip(ready.splits.classes, [float(a) for a in accuracy], strict=True)),
+        "per_class": dict(zip(ready.splits.classes, [None if a != a else float(a) for a in accuracy], strict=True)),
     }
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from potstill.checkpoint import load_state
+from potstill.compiled import compile_nets
 from potstill.config.schema import Config, seconds
 from potstill.console import Console
 from potstill.engine import Position, Stage, fit
@@ -91,7 +92,8 @@ def run_trial(
     module, device = made.module, ready.fabric.device
     tapped = Tapped(module, (), made.preprocess).to(device)
     if config.compile:
-        module.compile()
+        for notice in compile_nets(built.scheme, device.type):
+            console.say(f"  {notice}")
     journal, writer = Journal(folder / "metrics.jsonl"), tensorboard(config, folder)
 
     def validate() -> dict[str, float]:
