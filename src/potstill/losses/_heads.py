@@ -33,6 +33,23 @@ def weights(head: Linear | None, width: int, whose: str, method: str) -> Tensor:
     return head.weight.flatten(1)
 
 
+class LiveHead:
+    """The classifier of a net that learns: what it is now, with gradients, without owning it (no module, no parameters)."""
+
+    def __init__(self, head: Linear | None, width: int, whose: str, method: str) -> None:
+        self.classes = len(weights(head, width, whose, method))
+        assert head is not None
+        self.head = head
+
+    def weight(self, like: Tensor) -> Tensor:
+        """(classes, width), float32, on the device of ``like``."""
+        return self.head.weight.flatten(1).to(like.device, torch.float32)
+
+    def bias(self, like: Tensor) -> Tensor | None:
+        """(classes,), or None."""
+        return None if self.head.bias is None else self.head.bias.to(like.device, torch.float32)
+
+
 class FrozenHead(nn.Module):
     """A copy of a trained classifier as buffers: it is saved, and never trained."""
 

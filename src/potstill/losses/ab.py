@@ -55,4 +55,5 @@ class AB(Loss):
 
 def boundary(s: Tensor, t: Tensor, margin: float) -> Tensor:
     """The squared hinge on the teacher's signs, summed over each sample, (B,)."""
-    return F.relu(margin - torch.where(t > 0, s, -s).float()).square().flatten(1).sum(1)
+    fires = (t > 0).float().mul_(2).sub_(1)  # +1 or -1: cheaper than torch.where, forward and backward
+    return F.relu(margin - fires * s.float()).square().flatten(1).sum(1)

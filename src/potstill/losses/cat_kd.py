@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.errors import ModelError
-from potstill.losses._heads import FrozenHead, Linear, weights
+from potstill.losses._heads import FrozenHead, Linear, LiveHead
 from potstill.losses._maps import as_map, map_shape
 from potstill.losses._relations import unit
 from potstill.losses.base import Loss
@@ -55,24 +55,21 @@ class CATKD(Loss):
     ) -> None:
         super().__init__()
         self.resolution, self.normalize = resolution, normalize
-        ours = weights(s_head, map_shape(s_shape)[0], "student", "CAT-KD")
+        self.ours = LiveHead(s_head, map_shape(s_shape)[0], "student", "CAT-KD")
         self.theirs = FrozenHead(t_head, map_shape(t_shape)[0], "teacher", "CAT-KD")
-        if len(ours) != len(self.theirs.weight):
+        if self.ours.classes != len(self.theirs.weight):
             raise ModelError(
-                f"student and teacher must have the same classes, got {len(ours)} and {len(self.theirs.weight)}",
+                f"student and teacher must have the same classes, got {self.ours.classes} and {len(self.theirs.weight)}",
                 hint="use fitnet or at, which compare no classes",
             )
-        self.ours = (s_head,)  # in a tuple: it is the student's, not ours to train or save
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
-        (head,) = self.ours
-        assert head is not None
-        a, b = self.attention(s, head.weight.flatten(1)), self.attention(t, self.theirs.weight)
+        a, b = self.attention(s, self.ours.weight(s)), self.attention(t, self.theirs.weight)
         return F.mse_loss(a, b, reduction="none").mean((1, 2))
 
     def attention(self, f: Tensor, weight: Tensor) -> Tensor:
         """The pooled class activation maps, (B, classes, r²)."""
         with torch.autocast(f.device.type, enabled=False):
             pooled = F.adaptive_avg_pool2d(as_map(f), self.resolution).flatten(2)
-            maps = weight.float() @ pooled
+            maps = weight @ pooled
             return unit(maps) if self.normalize else maps

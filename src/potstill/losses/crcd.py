@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.errors import ModelError
-from potstill.losses._heads import FrozenHead, Linear, weights
+from potstill.losses._heads import FrozenHead, Linear, LiveHead
 from potstill.losses._logits import labelled
 from potstill.losses._maps import as_map, map_shape
 from potstill.losses._memory import EPS, Embed, Memory, Negatives
@@ -84,11 +84,10 @@ class CRCD(Loss):
         self.features = Relations(s_shape, t_shape, *settings)
         self.gradients = Relations(s_shape, t_shape, *settings) if gradient == "relation" else None
         self.others = Negatives(labels, num_samples)
-        self.ours = (s_head,)  # in a tuple: it is the student's, not ours to train or save
-        self.theirs = None
+        self.ours, self.theirs = None, None
         if gradient != "none":
             what = "CRCD with gradients (not with gradient=none)"
-            weights(s_head, map_shape(s_shape)[0], "student", what)
+            self.ours = LiveHead(s_head, map_shape(s_shape)[0], "student", what)
             self.theirs = FrozenHead(t_head, map_shape(t_shape)[0], "teacher", what)
         if gradient == "cosine" and map_shape(s_shape)[0] != map_shape(t_shape)[0]:
             raise ModelError(
@@ -108,12 +107,11 @@ class CRCD(Loss):
         if index is None:
             index = torch.cat([batch.ids[:, None], self.others(batch.ids, self.negatives, self.balanced)], 1)
         loss = self.features(s, t, batch.ids, index)
-        (head,), theirs = self.ours, self.theirs
-        if head is None or theirs is None:
+        if self.ours is None or self.theirs is None:
             return loss
         with torch.autocast(s.device.type, enabled=False):
-            g_s = slope(s, head.weight.flatten(1).float(), head.bias, batch)
-            g_t = slope(t, theirs.weight, theirs.bias, batch)
+            g_s = slope(s, self.ours.weight(s), self.ours.bias(s), batch)
+            g_t = slope(t, self.theirs.weight, self.theirs.bias, batch)
             if self.gradients is not None:
                 return loss + self.gradient_weight * self.gradients(g_s, g_t, batch.ids, index)
             return loss + self.gradient_weight * 10 * (1 - (unit(g_s) * unit(g_t)).sum(1))
@@ -122,7 +120,7 @@ class CRCD(Loss):
 def slope(v: Tensor, weight: Tensor, bias: Tensor | None, batch: Batch) -> Tensor:
     """The gradient of each sample's cross-entropy with respect to its vector (B, d), (B, d); 0 where there is no label."""
     y, has = labelled(batch, "CRCD's gradient element")
-    p = F.linear(v, weight, None if bias is None else bias.float()).softmax(1)
+    p = F.linear(v, weight, bias).softmax(1)
     target = batch.targets if batch.targets is not None else F.one_hot(y, p.shape[1])
     return (p - target) @ weight * has[:, None]
 

@@ -65,6 +65,6 @@ class FSP(Loss):
         for f, g in pairwise(maps):
             size = (min(f.shape[2], g.shape[2]), min(f.shape[3], g.shape[3]))
             with torch.autocast(f.device.type, enabled=False):
-                a, b = (pool(h, size).flatten(2) for h in (f, g))
+                a, b = ((h if h.shape[2:] == size else pool(h, size)).flatten(2) for h in (f, g))
                 matrices.append(a @ b.mT / a.shape[2])
         return matrices
