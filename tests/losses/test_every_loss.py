@@ -60,18 +60,22 @@ def example(name: str, n: int = 6) -> tuple[Says, Says]:
     return says(row.s, n, 1), says(row.t, n, 101, row.positive)
 
 
-def run(loss: Loss, s: Says, t: Says) -> tuple[Tensor, list[Tensor]]:
-    """The rows, and the gradients by the student's features; random choices inside the loss are the same each time."""
+def run(loss: Loss, s: Says, t: Says, autocast: torch.dtype | None = None) -> tuple[Tensor, list[Tensor]]:
+    """The rows, and the gradients by the student's features; random choices inside the loss are the same each time.
+
+    Autocast covers the forward alone, as in training: a backward inside it would multiply in half precision.
+    """
     s = mapped(s, lambda x: x.detach().clone().requires_grad_())
     torch.manual_seed(7)
-    rows = loss(s, t, batch(len(tensors(s)[0])))
+    with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+        rows = loss(s, t, batch(len(tensors(s)[0])))
     rows.mean().backward()
     return rows, [torch.zeros_like(x) if x.grad is None else x.grad for x in tensors(s)]
 
 
-def finite(loss: Loss, s: Says, t: Says) -> None:
+def finite(loss: Loss, s: Says, t: Says, autocast: torch.dtype | None = None) -> None:
     n = len(tensors(s)[0])
-    rows, slopes = run(loss, s, t)
+    rows, slopes = run(loss, s, t, autocast)
     assert rows.shape == (n,)
     assert rows.dtype == torch.float32
     assert rows.isfinite().all()
@@ -203,8 +207,7 @@ def test_half_precision_features(name, settings, dtype):
     torch.testing.assert_close(run(build(name, settings), wide, t)[0], exact, rtol=1e-4, atol=1e-5)
     loss = build(name, settings)
     learned = any(True for _ in loss.parameters())
-    with torch.autocast("cpu", dtype=dtype, enabled=learned):
-        finite(loss, s, t)
+    finite(loss, s, t, autocast=dtype if learned else None)
     if not learned:
         torch.testing.assert_close(run(build(name, settings), s, t)[0], exact, rtol=1e-4, atol=1e-5)
 
@@ -213,10 +216,9 @@ def test_half_precision_features(name, settings, dtype):
 def test_autocast_keeps_relations_norms_and_exponentials_in_float32(name, settings):
     s, t = example(name)
     exact, _ = run(build(name, settings), s, t)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = build(name, settings)
-        finite(loss, s, t)
-        rows, _ = run(build(name, settings), s, t)
+    loss = build(name, settings)
+    finite(loss, s, t, autocast=torch.bfloat16)
+    rows, _ = run(build(name, settings), s, t, autocast=torch.bfloat16)
     learned = any(True for _ in loss.parameters())  # adapters may run in bfloat16
     torch.testing.assert_close(rows, exact, rtol=0.1 if learned else 1e-5, atol=0.05 if learned else 1e-6)
 

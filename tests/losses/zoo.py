@@ -57,6 +57,7 @@ def logits(*variants: Mapping[str, Any], **more: Any) -> Row:
 V_S: Shape = (6,)
 V_T: Shape = (9,)
 STAGES_EQUAL: list[Shape] = [(4, 4, 4), (6, 4, 4), (8, 2, 2)]  # the student's channels
+torch.manual_seed(0)  # the heads below: the same numbers in every run
 HEADS: dict[str, Any] = {"s_head": nn.Linear(6, CLASSES), "t_head": nn.Linear(9, CLASSES)}
 SAME_HEADS: dict[str, Any] = {"s_head": nn.Linear(6, CLASSES), "t_head": nn.Linear(6, CLASSES)}
 
