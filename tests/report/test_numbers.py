@@ -90,6 +90,11 @@ def test_no_gap_is_closed_where_there_is_none(run: Path, edit: Callable[..., Pat
     assert collect(read(run))["gap_closed"] is None
 
 
+def test_no_gap_is_told_from_unlike_numbers_of_seeds(run: Path) -> None:
+    shutil.rmtree(run / "control-s2")
+    assert collect(read(run))["gap_closed"] is None
+
+
 def test_a_half_finished_run_gives_the_numbers_of_what_has_finished(run: Path, edit: Callable[..., Path]) -> None:
     for name in ("student-s2", "control-s2"):
         (run / name / "result.json").unlink()

@@ -57,6 +57,11 @@ def test_a_page_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
     assert "page.html" in str(fault.value)
 
 
+def test_the_page_may_not_take_the_name_of_its_numbers(run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"must not end in \.json"):
+        report(run, "page.json")
+
+
 def test_no_run_is_refused() -> None:
     with pytest.raises(ConfigError):
         report([])

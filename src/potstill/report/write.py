@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.errors import MachineError
+from potstill.errors import ConfigError, MachineError
 from potstill.files import write_atomically
 from potstill.report.read import read, read_all
 
@@ -27,7 +27,7 @@ def report(paths: str | Path | Sequence[str | Path], out: str | Path | None = No
         The page.
 
     Raises:
-        ConfigError: no run was given, one twice, or a path is no run directory.
+        ConfigError: no run was given, one twice, a path is no run directory, or ``out`` ends in ``.json``.
         MachineError: the page cannot be written.
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
@@ -44,9 +44,13 @@ def report(paths: str | Path | Sequence[str | Path], out: str | Path | None = No
         runs = read_all(paths)
         numbers = collect_rows(runs)
         html, target = comparison(numbers), Path(out or "compare.html")
+    if target.suffix == ".json":
+        raise ConfigError(
+            f"the page must not end in .json, got {out}: its numbers take that name", hint="--out page.html"
+        )
     try:
-        write_atomically(target.with_suffix(".json"), as_json(numbers).encode())
-        write_atomically(target, html.encode())
+        write_atomically(target.with_suffix(".json"), as_json(numbers).encode("utf-8", "replace"))
+        write_atomically(target, html.encode("utf-8", "replace"))
     except OSError as e:
         why = f"the report cannot be written: {e.strerror or e}"
         raise MachineError(why, where=str(target), hint="potstill report RUN --out FILE.html") from None
