@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -71,6 +73,17 @@ def test_latency_counts_after_warming_up_and_in_one_thread() -> None:
     assert seen == [((1, 3, 4, 4), 1, False, False)] * 9
 
 
+def test_latency_forgets_the_warm_up() -> None:
+    naps = iter([0.05, 0.05, 0.05])
+
+    class Sleepy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            time.sleep(next(naps, 0))
+            return x
+
+    assert cost.latency_ms(Sleepy(), (1,), warmup=3, repeats=1) < 25
+
+
 @pytest.mark.parametrize("measure", [cost.macs, cost.latency_ms])
 def test_the_net_and_the_machine_are_left_as_they_were(measure) -> None:
     net = CNN((4,), in_channels=1).train()
@@ -91,3 +104,4 @@ def test_the_net_and_the_machine_are_left_as_they_were(measure) -> None:
     assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.is_grad_enabled()
+    assert torch.backends.mha.get_fastpath_enabled()

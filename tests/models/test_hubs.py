@@ -1,7 +1,9 @@
 """Libraries that may be missing or broken; and transformers, for real, from a folder that the test writes."""
 
+import hashlib
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,20 @@ def test_a_net_of_transformers(vit: Path) -> None:
     assert all(k.startswith(("vit.", "classifier.")) for k in net.module.state_dict())
 
 
+def test_a_net_of_the_hub_is_pinned_to_its_commit(vit: Path, tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "models--someone--vit"  # how the library keeps what it fetched
+    shutil.copytree(vit, repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    net = resolve("hf:someone/vit", cache_dir=str(tmp_path), local_files_only=True, token="secret")
+    assert net.spec == "hf:someone/vit"
+    assert net.kwargs == {"revision": commit}
+    assert net.sha256 == hashlib.sha256((vit / "model.safetensors").read_bytes()).hexdigest()
+    assert net.path == str(repo / "snapshots" / commit / "model.safetensors")
+    assert net.preprocess is not None
+
+
 def test_it_is_float32_whatever_the_checkpoint(vit: Path, tmp_path: Path) -> None:
     resolve(f"hf:{vit}").module.half().save_pretrained(tmp_path)
     net = resolve(f"hf:{tmp_path}")
@@ -94,10 +110,12 @@ def test_a_new_head_is_said(vit: Path, tmp_path: Path) -> None:
 
 
 def test_a_student_of_transformers_comes_back(vit: Path, tmp_path: Path) -> None:
-    net = resolve(f"hf:{vit}")
+    shutil.copytree(vit, tmp_path / "vit")
+    net = resolve(f"hf:{tmp_path / 'vit'}")
     with torch.no_grad():
         net.module.classifier.weight.mul_(2)
     save_student(tmp_path, net)
+    (tmp_path / "vit" / "model.safetensors").unlink()  # what it learned comes from the run alone
     again = load_student(tmp_path)
     x = torch.rand(2, 3, 16, 16)
     assert torch.equal(again.module.eval()(x).logits, net.module.eval()(x).logits)
@@ -109,6 +127,8 @@ def test_a_missing_folder_is_never_looked_for_on_the_network(vit: Path) -> None:
         resolve(f"hf:{vit.parent / 'tiny vot (ü)'}")
     with pytest.raises(ModelError, match="there is no folder"):
         resolve("hf:./vit")
+    with pytest.raises(ModelError, match="there is no folder"):
+        resolve("hf:nets/old/vit")
 
 
 def test_no_network_is_said() -> None:

@@ -89,6 +89,7 @@ def test_equal_channels_need_nothing() -> None:
     net = resolve(nn.Conv2d(3, 4, 1), in_channels=3)
     assert (net.preprocess, net.notices) == (None, [])
     assert resolve(nn.Linear(3, 4), in_channels=1).preprocess is None
+    assert resolve(nn.Conv2d(4, 4, 1), in_channels=3).preprocess is None  # nothing can be done
 
 
 def test_weights_are_loaded_and_recorded(tmp_path: Path) -> None:
@@ -249,6 +250,8 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
         resolve(str(tmp_path / "first rum"))
     with pytest.raises(ModelError, match=r"has no student\.json"):
         resolve(str(tmp_path))
+    with pytest.raises(ModelError, match=r"student\.safetensors is a file: of which net"):
+        resolve(str(tmp_path / "first run" / "student.safetensors"))
     (tmp_path / "first run" / "student.safetensors").unlink()
     with pytest.raises(ModelError, match="no file"):
         resolve(str(tmp_path / "first run"))

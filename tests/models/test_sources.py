@@ -71,9 +71,10 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_user_files(folder: Path, attr: str, classes: int, kwargs: dict[str, object]) -> None:
     before = list(sys.path)
-    net = resolve(f"{folder / 'net.py'}:{attr}", num_classes=10, in_channels=3)
+    net = resolve(f"{folder / 'net.py'}:{attr}", num_classes=10)
     assert net.module(torch.rand(2, 3, 8, 8)).shape == (2, classes)
     assert net.kwargs == kwargs
+    assert net.notices == []
     assert net.spec == f"{folder / 'net.py'}:{attr.split('(')[0]}"
     assert sys.path == before
     assert not (folder / "__pycache__" / "net.cpython-311.pyc").exists()

@@ -62,14 +62,33 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     )
 
 
+def test_a_header_may_begin_like_a_pickle(tmp_path: Path) -> None:
+    state = {"w": torch.rand(2)}
+    for n in range(300):
+        save_file(state, tmp_path / "w.bin", metadata={"note": "x" * n})
+        if (tmp_path / "w.bin").read_bytes()[0] == 0x80:
+            break
+    else:
+        pytest.fail("no header of such a length")
+    module = nn.Module()
+    module.register_buffer("w", torch.zeros(2))
+    load_weights(module, tmp_path / "w.bin")
+    assert torch.equal(module.w, state["w"])
+
+
 def test_shared_and_strided_tensors(tmp_path: Path) -> None:
     a, b = Tied(), Tied()
     a.register_buffer("column", torch.rand(3, 4)[:, 0])  # neither contiguous nor the whole of its storage
     a.register_buffer("turned", torch.rand(3, 4).t())
+    flat = torch.rand(8)
+    a.register_buffer("left", flat[:5])  # two parts, even overlapping ones, of one storage
+    a.register_buffer("right", flat[3:])
     b.register_buffer("column", torch.zeros(3))
     b.register_buffer("turned", torch.zeros(4, 3))
+    b.register_buffer("left", torch.zeros(5))
+    b.register_buffer("right", torch.zeros(5))
     save_weights(a, tmp_path / "w.safetensors")
-    assert load_file(tmp_path / "w.safetensors").keys() == {"embed.weight", "column", "turned"}
+    assert load_file(tmp_path / "w.safetensors").keys() == {"embed.weight", "column", "turned", "left", "right"}
     assert load_weights(b, tmp_path / "w.safetensors") == []
     assert same(a, b)
     assert b.head.weight is b.embed.weight
@@ -122,6 +141,7 @@ def test_only_tensors_are_saved(tmp_path: Path) -> None:
         lambda s: {"ema": s, "epoch": 1},
         lambda s: {f"module.{k}": v for k, v in s.items()},
         lambda s: {f"_orig_mod.module.{k}": v for k, v in s.items()},
+        lambda s: {f"module.model.{k}": v for k, v in s.items()},
         lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
         lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()} | {"criterion.weight": torch.zeros(3)}},
         lambda s: {f"student.{k}": v for k, v in s.items()} | {f"teacher.{k}": v * 0 for k, v in s.items()},

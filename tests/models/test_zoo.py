@@ -196,7 +196,11 @@ def test_strange_depths_are_refused() -> None:
         WideResNet(18)
 
 
-def test_convolutions_start_as_he_et_al_say() -> None:
+def test_weights_start_as_he_et_al_say() -> None:
     torch.manual_seed(0)
-    weight = resnet8().layer3[0].conv2.weight
+    weight = resnet8().layer3[0].conv1.weight  # from 32 to 64 channels
     assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+    assert not make("wrn_16_1", "cpu").fc.bias.any()
+    head = make("vgg8", "cpu").classifier
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert not head.bias.any()

@@ -16,6 +16,10 @@ from potstill.models.net import Facts, Net
 from potstill.models.preprocess import Preprocess
 from potstill.models.sources import first_line
 from potstill.models.spec import Spec
+from potstill.models.weights import sha256
+
+ACCESS = ("cache_dir", "local_files_only", "force_download", "proxies", "token")
+"""Arguments of transformers that say how to reach a net, not what it is; a token must never be recorded."""
 
 
 def optional(package: str, extra: str, *names: str) -> Any:
@@ -128,15 +132,16 @@ def hf(spec: Spec, fresh: bool) -> Net:
         )
     elif "@" in name:
         name, kwargs["revision"] = name.rsplit("@", 1)
-    place = {k: kwargs[k] for k in ("revision", "cache_dir", "local_files_only", "token", "subfolder") if k in kwargs}
+    place = {k: kwargs[k] for k in (*ACCESS, "revision", "subfolder") if k in kwargs}
+    safely = {"trust_remote_code": False, **kwargs}  # left out, the library would ask on the terminal
     notices: list[str] = []
     with loading(spec.text):
         if fresh:
-            config = auto.AutoConfig.from_pretrained(name, **kwargs)
+            config = auto.AutoConfig.from_pretrained(name, **safely)
             module = auto.AutoModelForImageClassification.from_config(config)
         else:
             module, info = auto.AutoModelForImageClassification.from_pretrained(
-                name, output_loading_info=True, **{"dtype": "float32", **kwargs}
+                name, output_loading_info=True, **{"dtype": "float32", **safely}
             )
             new = sorted([*info["missing_keys"], *(k for k, *_ in info["mismatched_keys"])])
             if new:
@@ -145,7 +150,11 @@ def hf(spec: Spec, fresh: bool) -> Net:
                 )
         from transformers.utils import cached_file
 
+        home = Path(str(cached_file(name, "config.json", **place))).parent
         file = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False, **place)
+    if home.parent.name == "snapshots":  # of the Hub: that commit is what the net is
+        kwargs["revision"] = home.name
+    recorded = {k: v for k, v in kwargs.items() if k not in ACCESS}
     preprocess = None
     if file is None:
         notices.append(f"{spec.text} has no preprocessor_config.json: nothing is known of its normalisation and size")
@@ -153,7 +162,11 @@ def hf(spec: Spec, fresh: bool) -> Net:
         preprocess = from_processor(json.loads(Path(file).read_bytes()), getattr(module.config, "num_channels", None))
     labels = [str(label) for _, label in sorted((int(k), v) for k, v in module.config.id2label.items())]
     classes = None if all(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
-    return Net(module, f"hf:{name}", kwargs, preprocess, classes, notices=notices)
+    net = Net(module, f"hf:{name}", recorded, preprocess, classes, notices=notices)
+    weights = home / "model.safetensors"
+    if not fresh and weights.is_file():
+        net.sha256, net.path = sha256(weights), str(weights)
+    return net
 
 
 def from_processor(config: dict[str, Any], channels: int | None) -> Preprocess:

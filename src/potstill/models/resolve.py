@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from potstill.checkpoint import write_json
 from potstill.errors import ModelError, RefusedError, did_you_mean
+from potstill.files import write_json
 from potstill.models import hubs, sources
 from potstill.models.net import Facts, Net
 from potstill.models.preprocess import Preprocess
@@ -182,6 +182,8 @@ def load_student(folder: str | Path, *, trust_code: bool = False) -> Net:
         RefusedError: building it would run code.
     """
     folder = Path(folder).expanduser()
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file: of which net?", hint="name the net, and this file as its weights")
     if not folder.is_dir():
         beside = [str(p) for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         raise ModelError(f"there is no folder {folder}.{did_you_mean(str(folder), beside)}")

@@ -71,7 +71,7 @@ def user_code(spec: Spec, facts: Facts) -> Net:
         ModelError: there is no such file, module or name, or its code fails.
     """
     try:
-        with neighbours(Path(spec.place).parent if spec.source == "file" else Path.cwd()):
+        with neighbours(spec):
             found: Any = run_file(spec.place) if spec.source == "file" else importlib.import_module(spec.place)
             for part in spec.name.split("."):
                 if not hasattr(found, part):
@@ -102,10 +102,11 @@ def user_code(spec: Spec, facts: Facts) -> Net:
 
 
 @contextmanager
-def neighbours(folder: Path) -> Iterator[None]:
-    """Let code import the files beside it, as a script can."""
-    entry = str(folder.expanduser().resolve())
-    sys.path.insert(0, entry)
+def neighbours(spec: Spec) -> Iterator[None]:
+    """Let a file import the files beside it, as a script can; and find modules of the working folder, after installed ones."""
+    of_file = spec.source == "file"
+    entry = str((Path(spec.place).expanduser().parent if of_file else Path.cwd()).resolve())
+    sys.path.insert(0 if of_file else len(sys.path), entry)
     try:
         yield
     finally:

@@ -63,7 +63,7 @@ def parse(text: str) -> Spec:
         raise ModelError(
             f"{text} is a file: which net in it?", hint=f"{text}:NAME, with the name of a class or a function"
         )
-    if text and ("/" in text or "\\" in text or text[0] in "~." or Path(text).is_dir()):
+    if text and ("/" in text or "\\" in text or text[0] in "~." or Path(text).exists()):
         return Spec("run", text, "", {})
     raise ModelError(
         f"no net is called {text!r}.{did_you_mean(text, [*CATALOG, *ALIASES])} Expected {FORMS}.",

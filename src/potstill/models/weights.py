@@ -63,6 +63,15 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the system says when it cannot read into a :class:`MachineError`."""
+    try:
+        yield
+    except OSError as e:
+        raise MachineError(f"cannot read {path}: {e.strerror or e}", hint="check its permissions and its disk") from e
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn what the system says when it cannot write into a :class:`MachineError`."""
     try:
@@ -105,7 +114,7 @@ def read(path: str | Path) -> Any:
         RefusedError: it holds Python objects whose loading would run code.
     """
     path = existing_file(path)
-    with open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         head = file.read(512)
     text = head.lstrip().lower()
     if not head:
@@ -117,16 +126,16 @@ def read(path: str | Path) -> Any:
             f"{path} is a web page, not weights: the download gave an error or a login page",
             hint="open it in a browser",
         )
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        return read_torch(path)
-    length = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" or path.suffix == ".safetensors":
+    if head[8:9] == b"{" or path.suffix == ".safetensors":  # before pickle: a length may begin with its 0x80
+        length = int.from_bytes(head[:8], "little")
         if length > min(HEADER_LIMIT, path.stat().st_size - 8):
             raise damaged(path, f"its header should have {length:,} bytes")
         try:
             return load_file(path)
         except SafetensorError as e:
             raise damaged(path, str(e)) from e
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return read_torch(path)
     raise ModelError(f"{path} is neither a safetensors nor a torch file: it begins with {head[:8]!r}")
 
 
@@ -143,7 +152,7 @@ def read_torch(path: Path) -> Any:
             hint="if you trust its source, load it yourself and torch.save(model.state_dict(), FILE)",
         ) from e
     except Exception as e:  # torch: RuntimeError, EOFError, struct.error, KeyError ... for a damaged file
-        raise damaged(path, f"{e}".split(". ")[0] or type(e).__name__) from e
+        raise damaged(path, f"{e}".strip().split("\n")[0].split(". ")[0] or type(e).__name__) from e
 
 
 def unwrapped(value: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
