@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from potstill import stats
 from potstill._version import __version__
 from potstill.config.load import dump
-from potstill.config.schema import Config
+from potstill.config.schema import Config, ModelConfig
 from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun, PotstillError
 from potstill.files import write_atomically
@@ -545,9 +545,7 @@ def evaluate(
         raise ConfigError("which data?", hint=f"potstill eval {path} --data folder:PATH")
     else:
         config = resolve_config([], [], {"student.model": path, "data.source": data}, "train").config
-    config = config.model_copy(
-        update={"kind": "train", "student": config.student.model_copy(update={"model": str(path)})}
-    )
+    config = config.model_copy(update={"kind": "train", "student": ModelConfig(model=str(path))})
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split must be train, val or test, got {split!r}")
     ready = prepare(config)
