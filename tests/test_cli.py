@@ -122,6 +122,11 @@ def test_a_method_that_replaces_losses_is_announced_unless_quiet(cli) -> None:
     assert cli("distill", "c.yaml", *NETS, "--method", "at", "--print-config", "-q")[2] == ""
 
 
+def test_a_file_may_have_an_equals_sign_in_its_name(cli) -> None:
+    Path("a=b.yaml").write_text("seed: 7\n")
+    assert "\nseed: 7\n" in cli("distill", "./a=b.yaml", *NETS, "data=folder:x/y=z", "--print-config")[1]
+
+
 def test_check_of_the_configuration_alone(cli) -> None:
     assert cli("check", "cifar100-kd", "--config-only") == (
         0,

@@ -50,6 +50,8 @@ def test_nothing_but_nets_gives_hintons_distillation_complete() -> None:
     assert config.losses["kd"].settings == {"temperature": 4.0, "standardize": False}
     assert config.losses["kd"].at == "logits"
     assert config.student.model == "zoo:resnet8x4"
+    optim = config.optim  # as in RepDistiller's tables
+    assert (optim.name, optim.lr, optim.momentum, optim.weight_decay, config.data.batch) == ("sgd", 0.05, 0.9, 5e-4, 64)
 
 
 @pytest.mark.parametrize("method", methods.PRESETS)

@@ -119,10 +119,10 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     [BOMB, "a: &a [*a]", "a: &a {b: *a}", "[" * 5000, "- " * 3000, "[" + "1," * 20_000 + "]", "x" * (MAX_BYTES + 1)],
 )
 def test_unbounded_input_is_refused_at_once(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(RefusedError):
         parse(text, "f")
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_an_alias_stands_for_its_value() -> None:
