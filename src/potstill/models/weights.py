@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from potstill.checkpoint import write_atomically
 from potstill.errors import MachineError, ModelError, RefusedError, did_you_mean
+from potstill.files import write_atomically
 
 HOLDERS = (
     *(
