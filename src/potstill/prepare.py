@@ -60,6 +60,7 @@ class Ready:
     teacher_order: Tensor | None = None
     teacher_logits: dict[str, Tensor] = field(default_factory=dict)
     teacher_measures: dict[str, dict[str, float]] = field(default_factory=dict)
+    channels_last: bool = True
     lines: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
@@ -141,6 +142,12 @@ class Ready:
         tapped = Tapped(net.module, (), net.preprocess, order).to(self.fabric.device).eval()
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # other batch sizes: not worth compiling
             return evaluate(lambda x: tapped(x)["logits"], self.eval_stream(split), self.teacher_logits.get(split))
+
+    def placed(self, scheme: Scheme) -> Scheme:
+        """The scheme on the device, its convolutions channels-last where all layers can do with that (1.3 to 1.6 times as fast
+        on a CPU, and what tensor cores want; equal but for rounding)."""
+        scheme.to(self.fabric.device)
+        return scheme.to(memory_format=torch.channels_last) if self.channels_last else scheme  # type: ignore[call-overload, no-any-return]
 
     def build(self, student: Net, losses: dict[str, dict[str, Any]], teacher: Net | None) -> Built:
         """The scheme of a trial, on the CPU."""
@@ -340,7 +347,7 @@ def count(n: float) -> str:
 
 def card(net: Net, ready: Ready) -> dict[str, Any]:
     """What a net costs, for run.json."""
-    module = copy.deepcopy(net.module).cpu().eval()
+    module = copy.deepcopy(net.module).to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     c, h, w = ready.splits.shape
     own = net.preprocess or Preprocess()
     shape = (own.channels or c, *(own.size or (h, w)))
@@ -394,10 +401,15 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
         built = ready.build(ready.fresh_teacher(config.seed), ALONE, None)
     else:
         built = ready.build(ready.student(config.seed), losses_of(config), ready.teacher)
-    scheme: Scheme = built.scheme.to(ready.fabric.device).train()
     stream = ready.stream(config.seed, labels_only=teach_first or config.kind == "train")
     batches = list(itertools.islice(stream.epoch(0), steps))
-    seconds, first = _timed(ready, scheme, batches)
+    try:
+        scheme = ready.placed(built.scheme).train()
+        seconds, first = _timed(ready, scheme, batches)
+    except RuntimeError:  # `view` on a channels-last map, say; what is wrong in earnest is raised again
+        ready.channels_last = False
+        scheme = ready.placed(built.scheme.to(memory_format=torch.contiguous_format)).train()  # type: ignore[call-overload]
+        seconds, first = _timed(ready, scheme, batches)
     if threads:
         torch.set_num_threads(threads)
     elif ready.fabric.device.type == "cpu" and torch.get_num_threads() > 1 and seconds < SMALL_STEP:

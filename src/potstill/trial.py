@@ -90,6 +90,7 @@ def run_trial(
     built = ready.build(made, dict(losses), teacher)
     stream = ready.stream(seed, labels_only=teacher is None)
     module, device = made.module, ready.fabric.device
+    ready.placed(built.scheme)
     tapped = Tapped(module, (), made.preprocess).to(device)
     if config.compile:
         for notice in compile_nets(built.scheme, device.type):

@@ -37,4 +37,6 @@ class Loss(nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{k}={v}" for k, v in vars(self).items() if k != "training" and isinstance(v, int | float | str))
+        return ", ".join(
+            f"{k}={v}" for k, v in vars(self).items() if k != "training" and isinstance(v, int | float | str)
+        )

@@ -26,7 +26,8 @@ def preset(name: str) -> Preset:
     """
     if name not in PRESETS:
         raise ConfigError(
-            f"no method {name!r}.{did_you_mean(name, PRESETS)} Known: {', '.join(PRESETS)}.", hint="potstill list methods"
+            f"no method {name!r}.{did_you_mean(name, PRESETS)} Known: {', '.join(PRESETS)}.",
+            hint="potstill list methods",
         )
     return PRESETS[name]
 

@@ -30,7 +30,7 @@ class Built:
 
     Attributes:
         scheme: the nets and their links.
-        rows: one line a link, for people: name, loss, weight, spots, shapes, parameters of its adapters.
+        rows: one line a link, for people: name, loss, weight, settings, spots, shapes, parameters of its adapters.
         notices: what the user should know.
     """
 
@@ -92,7 +92,8 @@ def build(
             "s_shape": s_shapes[0] if single else s_shapes,
             "t_shape": t_shapes[0] if single else t_shapes,
         }
-        loss = make_loss(cls, {**defaults, **entry}, known, name)
+        settings = {**defaults, **entry}
+        loss = make_loss(cls, settings, known, name)
         link = Link(loss, weight, where, None if labels_teach else "teacher", name=name)
         links.append(link)
         size = sum(p.numel() for p in loss.parameters())
@@ -103,6 +104,7 @@ def build(
                 "name": name,
                 "use": use,
                 "weight": weight if isinstance(weight, float | int) else vars(weight),
+                "settings": settings,
                 "at": [list(b) for b in both],
                 "shapes": [[list(s), list(t)] for s, t in zip(s_shapes, t_shapes, strict=True)],
                 "parameters": size,
