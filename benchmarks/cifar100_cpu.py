@@ -33,7 +33,8 @@ def potstill(*arguments: str) -> subprocess.Popen[bytes]:
 
 def wait(*processes: subprocess.Popen[bytes]) -> None:
     """All must end well."""
-    if any([p.wait() for p in processes]):
+    codes = [p.wait() for p in processes]
+    if any(codes):
         raise SystemExit("a command failed")
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--teacher-epochs", type=int, default=25)
     parser.add_argument("--seeds", type=int, default=3)
     a = parser.parse_args()
-    shared = ["--data", a.data, f"data.limit={a.limit}", "--out", str(a.out)]
+    shared = ["--data", a.data, f"data.limit={a.limit}", "data.val=0.02", "--out", str(a.out)]
     names = {name: a.out / name for name in ("teacher", "kd", "at+kd")}
     if not names["teacher"].exists():
         wait(
