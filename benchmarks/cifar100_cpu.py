@@ -53,7 +53,7 @@ def main() -> None:
     a = parser.parse_args()
     shared = ["--data", a.data, f"data.limit={a.limit}", "data.val=0.02", "--out", str(a.out)]
     names = {name: a.out / name for name in ("teacher", "kd", "at+kd")}
-    if not names["teacher"].exists():
+    if not (names["teacher"] / "student.json").exists():
         wait(
             potstill(
                 "train", *shared, "--model", "zoo:resnet20", "--epochs", str(a.teacher_epochs), "--name", "teacher"

@@ -187,7 +187,12 @@ def test_a_net_from_a_file_outside_the_package(teacher_run: Path, capsys: pytest
     assert cli(["distill", *arguments, "student.kwargs.width=4", "control=false", "-q"]) == 0
     assert load_student("runs/file", trust_code=True).module[0][0].out_channels == 4
     capsys.readouterr()
-    assert cli(["eval", "runs/file"]) == 0
+    assert cli(["eval", "runs/file"]) == 7, "a run directory may come from anywhere: its code does not run by itself"
+    assert "trust" in capsys.readouterr().err
+    assert cli(["eval", "runs/file", "--trust-code"]) == 0
+    again = ["distill", "--teacher", "runs/file", "--student", STUDENT, "--epochs", "1", "control=false", "-q"]
+    assert cli(again) == 7
+    assert cli([*again, "trust_code=true", "allow_weak_teacher=true"]) == 0
 
 
 def test_a_teacher_with_its_classes_in_another_order(teacher_run: Path) -> None:
@@ -207,9 +212,10 @@ def test_interrupting_saves_and_says_how_to_go_on(teacher_run: Path, monkeypatch
     options = {"epochs": 2, "control": False, "track": [], "quiet": True}
     whole = potstill.distill(str(teacher_run), f"{EXAMPLE}:make", name="whole", **options)
     asked = iter([False] * 20 + [True])
-    with monkeypatch.context() as patch, pytest.raises(InterruptedRun) as error:
+    with monkeypatch.context() as patch:
         patch.setattr(Stop, "__call__", lambda self: next(asked))
-        potstill.distill(str(teacher_run), f"{EXAMPLE}:make", name="torn", **options)
+        with pytest.raises(InterruptedRun) as error:
+            potstill.distill(str(teacher_run), f"{EXAMPLE}:make", name="torn", **options)
     assert "potstill resume runs/torn" in str(error.value)
     assert facts(Path("runs/torn"))["status"] == "interrupted"
     resumed = potstill.resume("runs/torn", quiet=True)

@@ -57,12 +57,19 @@ def train(
     return run.train(resolved.config, objects, user=_user(resolved), console=Console(quiet), command=_call("train"))
 
 
-def load(path: str | Path) -> nn.Module:
+def load(path: str | Path, *, trust_code: bool = False) -> nn.Module:
     """The trained student of a run directory: the plain module, in eval mode. It wants normalised pictures: see
-    ``potstill.models.load_student(path).preprocess``."""
+    ``potstill.models.load_student(path).preprocess``.
+
+    Args:
+        trust_code: run the code (FILE.py, module) that the run names, where its student is a net of yours.
+
+    Raises:
+        RefusedError: the student comes from such code, and it is not trusted.
+    """
     from potstill.models.resolve import load_student
 
-    return load_student(path, trust_code=True).module.eval()
+    return load_student(path, trust_code=trust_code).module.eval()
 
 
 def resume(

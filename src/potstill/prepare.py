@@ -99,7 +99,7 @@ class Ready:
             in_channels=self.splits.shape[0],
             weights=spec.weights,
             partial=spec.partial,
-            trust_code=True,
+            trust_code=self.config.trust_code,
             **spec.kwargs,
         )
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -499,7 +499,7 @@ def inspect(
     from potstill.methods.probe import look, pairs
 
     def seen(spec: str) -> Any:
-        net = resolve(spec, num_classes=classes, in_channels=size[0], trust_code=True)
+        net = resolve(spec, num_classes=classes, in_channels=size[0], trust_code=trust_code)
         return look(net.module, torch.zeros(2, *size), net.preprocess)
 
     first = seen(model)
@@ -527,9 +527,7 @@ def inspect(
     }
 
 
-def evaluate(
-    path: str, *, data: str | None = None, split: str = "test", overrides: Callable[[Config], Config] | None = None
-) -> dict[str, Any]:
+def evaluate(path: str, *, data: str | None = None, split: str = "test", trust_code: bool = False) -> dict[str, Any]:
     """Measure a run's student, or any net on the data given.
 
     Returns:
@@ -545,7 +543,9 @@ def evaluate(
         raise ConfigError("which data?", hint=f"potstill eval {path} --data folder:PATH")
     else:
         config = resolve_config([], [], {"student.model": path, "data.source": data}, "train").config
-    config = config.model_copy(update={"kind": "train", "student": ModelConfig(model=str(path))})
+    config = config.model_copy(
+        update={"kind": "train", "student": ModelConfig(model=str(path)), "trust_code": trust_code}
+    )
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split must be train, val or test, got {split!r}")
     ready = prepare(config)

@@ -9,12 +9,16 @@ from potstill.commands.screen import SCREEN, columns, number
 from potstill.errors import ConfigError
 
 
+Trust = Annotated[bool, typer.Option("--trust-code", help="Run the code that a run directory names as its net")]
+
+
 def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="RUN|MODEL", help="A run directory, or any model.", show_default=False)
     ],
     data: o.Data = None,
     part: Annotated[str, typer.Option("--split", metavar="PART", help="train, val or test")] = "test",
+    trust_code: Trust = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -30,7 +34,7 @@ def evaluate(
         raise ConfigError(f"--split must be train, val or test, got {part!r}")
     from potstill import run
 
-    measures = run.evaluate(model, data=data, split=part)
+    measures = run.evaluate(model, data=data, split=part, trust_code=trust_code)
     classes = measures.get("per_class", {})
     rows = [(k, f"{v:.4f}" if isinstance(v, float) else v) for k, v in measures.items() if k != "per_class"]
     rows += [(f"  {name}", f"{accuracy:.4f}") for name, accuracy in classes.items()]
@@ -48,6 +52,7 @@ def inspect(
     classes: Annotated[
         int, typer.Option("--classes", metavar="N", help="Classes of a net that starts untrained", min=2)
     ] = 10,
+    trust_code: Trust = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -70,7 +75,7 @@ def inspect(
         raise ConfigError("give one MODEL, or --pair TEACHER STUDENT", hint="potstill inspect zoo:resnet8x4")
     from potstill import run
 
-    found = run.inspect(*names, size=shape, classes=classes)
+    found = run.inspect(*names, size=shape, classes=classes, trust_code=trust_code)
     keys = (
         ("teacher", "teacher_shape", "student", "student_shape")
         if pair

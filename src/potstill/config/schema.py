@@ -241,6 +241,8 @@ class Config(Section):
     """Where else metrics go: `tensorboard`, by default where it is installed."""
     allow_weak_teacher: bool = False
     """Go on although the teacher is no better than chance."""
+    trust_code: bool = False
+    """Run the code (FILE.py, module) that the student.json of a run directory names; for runs that you know."""
     time_limit: Annotated[str, BeforeValidator(duration)] | None = None
     """End the training in time: 90s, 30m, 2h, 1h30m; null: never."""
 
