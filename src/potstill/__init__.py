@@ -61,7 +61,12 @@ __all__ = [
 ]
 
 
+_PARTS = ("data", "lightning", "losses", "methods", "metrics", "models", "schemes")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return importlib.import_module(f"potstill.{name}")
     for home, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(f"potstill.{home}"), name)
