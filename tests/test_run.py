@@ -272,3 +272,21 @@ def test_a_loop_of_ones_own() -> None:
         values.append(loss.item())
     assert values[-1] < values[0]
     assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in student.parameters()}
+
+
+def test_a_transformer_of_the_hub_teaches(tmp_path: Path) -> None:
+    """Through the real from_pretrained, from a folder that the test saves."""
+    transformers = pytest.importorskip("transformers")
+    size = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16}
+    config = transformers.ViTConfig(
+        **size, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, num_labels=10
+    )
+    transformers.ViTForImageClassification(config).save_pretrained("vit")
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.5], "image_std": [0.25], "size": {"height": 8, "width": 8}, "do_normalize": True})
+    )
+    r = potstill.distill(
+        "hf:vit", STUDENT, method="kd", epochs=1, control=False, track=[], quiet=True, allow_weak_teacher=True
+    )
+    assert r.facts["teacher"]["model"].startswith("hf:vit")
+    assert r.facts["teacher"]["macs"] > 0

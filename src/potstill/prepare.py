@@ -337,7 +337,13 @@ def _classes_fit(net: Net, ready: Ready, who: str) -> None:
 
 
 def _describe(net: Net, ready: Ready) -> str:
-    return f"{net.spec}  {count(cost.parameters(net.module))} parameters"
+    return f"{label(net)}  {count(cost.parameters(net.module))} parameters"
+
+
+def label(net: Net) -> str:
+    """What to call a net: its source and what it was made with, ``zoo:cnn(widths=(8, 16))``."""
+    made = {k: v for k, v in net.kwargs.items() if k not in ("num_classes", "in_channels")}
+    return net.spec + (f"({', '.join(f'{k}={v!r}' for k, v in made.items())})" if made else "")
 
 
 def count(n: float) -> str:
@@ -352,7 +358,7 @@ def card(net: Net, ready: Ready) -> dict[str, Any]:
     own = net.preprocess or Preprocess()
     shape = (own.channels or c, *(own.size or (h, w)))
     return {
-        "model": net.spec,
+        "model": label(net),
         "kwargs": dict(net.kwargs),
         "parameters": cost.parameters(module),
         "macs": cost.macs(module, shape),
