@@ -27,7 +27,7 @@ def main(epochs: int = 10, out: str | None = None) -> None:
     pictures = torch.tensor(digits.images[:, None] / 16, dtype=torch.float32)  # in [0, 1]
     data = TensorDataset(pictures, torch.tensor(digits.target))
     out = out or tempfile.mkdtemp()
-    teacher = potstill.train(net(32), data, epochs=epochs, out=out, name="teacher").student
+    teacher = potstill.train(net(32), data, epochs=epochs, out=out, name="teacher").net
     run = potstill.distill(teacher, lambda: net(2), data, method="kd", epochs=epochs, seeds=3, out=out)
     print(run.results["difference"])
 

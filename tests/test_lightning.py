@@ -19,7 +19,8 @@ def test_a_scheme_trains_under_trainer() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.manual_seed(0)
     student, teacher = net(4), net(8)
-    module = Distill(offline(student, teacher, [Link(CE(), 0.9, teacher=None), Link(KD(), 0.1)]), lambda p: torch.optim.SGD(p, 0.2))
+    scheme = offline(student, teacher, [Link(CE(), 0.9, teacher=None), Link(KD(), 0.1)])
+    module = Distill(scheme, lambda p: torch.optim.SGD(p, 0.2))
     student.eval()  # as its caller may have left it
     statistics = teacher[0][1].running_mean.clone()
     before = [p.detach().clone() for p in student.parameters()]

@@ -152,6 +152,9 @@ def test_modules_of_the_users_own_from_python(tmp_path: Path) -> None:
     assert r.facts["losses"][1]["shapes"] == [[[4, 6, 6], [16, 6, 6]]]
     weights = load_file(r.path / "student.safetensors")
     Mine(4).load_state_dict(weights)
+    assert isinstance(r.student, Mine)
+    assert all(torch.equal(v, weights[k]) for k, v in r.student.state_dict().items())
+    assert not r.student.training
     r.path.joinpath("run.json").write_text(json.dumps({**facts(r.path), "status": "interrupted"}))
     with pytest.raises(ConfigError, match="started from Python"):
         potstill.resume(r.path)
@@ -290,3 +293,11 @@ def test_a_transformer_of_the_hub_teaches(tmp_path: Path) -> None:
     )
     assert r.facts["teacher"]["model"].startswith("hf:vit")
     assert r.facts["teacher"]["macs"] > 0
+
+
+def test_inspect_pairs_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["inspect", "--pair", "zoo:resnet8", "zoo:cnn(widths=(4, 8, 16))", "--json"]) == 0
+    pairs = json.loads(capsys.readouterr().out)["pairs"]
+    assert [p["teacher"] for p in pairs] == ["layer1", "layer2", "layer3"]
+    assert cli(["inspect", "zoo:resnet8", "--input", "3x16x16"]) == 0
+    assert "fc@in" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
+from torch import nn
 
 from potstill import stats
 from potstill._version import __version__
@@ -26,7 +27,9 @@ from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun, PotstillError
 from potstill.files import write_atomically
 from potstill.methods.build import Built
+from potstill.models.net import Net
 from potstill.models.resolve import resolve
+from potstill.models.weights import load_weights
 from potstill.prepare import ALONE, Objects, Ready, adopt, card, losses_of, prepare, rehearse
 from potstill.runs import RunFolder, auto_name, command_line, environment, git_state, now
 from potstill.trial import Stop, run_trial, save_logits
@@ -42,10 +45,12 @@ class RunResult:
     Attributes:
         path: its directory.
         facts: what run.json says.
+        net: the student of the seed that is best on the validation data, with its normalisation and classes.
     """
 
     path: Path
     facts: dict[str, Any]
+    net: Net
 
     @property
     def results(self) -> dict[str, Any]:
@@ -53,9 +58,9 @@ class RunResult:
         return dict(self.facts["results"])
 
     @property
-    def student(self) -> Any:
-        """The trained net of the seed that is best on the validation data: the plain module, in eval mode."""
-        return resolve(str(self.path), trust_code=True).module.eval()
+    def student(self) -> nn.Module:
+        """The trained student: the plain module, in eval mode. It wants normalised pictures: ``net.preprocess``."""
+        return self.net.module.eval()
 
 
 def distill(
@@ -251,7 +256,10 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console) -> RunR
     _report(folder, console)
     folder = RunFolder.open(folder.path)
     _say_results(folder, console)
-    return RunResult(folder.path, folder.facts)
+    net = ready.student(folder.facts["best_seed"])
+    load_weights(net.module, folder.path / "student.safetensors")
+    net.classes = list(ready.splits.classes)
+    return RunResult(folder.path, folder.facts, net)
 
 
 def _labels_only(config: Config) -> dict[str, dict[str, Any]]:
@@ -441,7 +449,7 @@ def _say_results(folder: RunFolder, console: Console) -> None:
         line("teacher", f"{100 * results['teacher']['test']['top1']:.2f}", cards["teacher"]["parameters"])
     console.say()
     console.say(f" report   {folder.path / 'report.html'}")
-    console.say(f" student  {folder.path / 'student.safetensors'}   load it: potstill.load({str(folder.path)!r})")
+    console.say(f" student  {folder.path / 'student.safetensors'}")
 
 
 def _gain(difference: Mapping[str, Any] | None) -> str:
@@ -489,7 +497,11 @@ def demo(out: str = "runs", seeds: int = 3, console: Console | None = None) -> R
 
 
 def inspect(
-    model: str, pair: str | None = None, size: tuple[int, int, int] = (3, 32, 32), classes: int = 10
+    model: str,
+    pair: str | None = None,
+    size: tuple[int, int, int] = (3, 32, 32),
+    classes: int = 10,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """The layers of a net that can be spots, and how it pairs with another.
 

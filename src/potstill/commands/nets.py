@@ -8,7 +8,6 @@ from potstill.commands import options as o
 from potstill.commands.screen import SCREEN, columns, number
 from potstill.errors import ConfigError
 
-
 Trust = Annotated[bool, typer.Option("--trust-code", help="Run the code that a run directory names as its net")]
 
 
