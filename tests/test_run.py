@@ -301,3 +301,19 @@ def test_inspect_pairs_layers(capsys: pytest.CaptureFixture[str]) -> None:
     assert [p["teacher"] for p in pairs] == ["layer1", "layer2", "layer3"]
     assert cli(["inspect", "zoo:resnet8", "--input", "3x16x16"]) == 0
     assert "fc@in" in capsys.readouterr().out
+
+
+def test_two_processes_from_the_command_line(teacher_run: Path) -> None:
+    command = [sys.executable, "-m", "potstill.cli", "distill", "--teacher", str(teacher_run), "--student", STUDENT]
+    done = subprocess.run(
+        [*command, "--epochs", "2", "--name", "two", "--device", "cpu", "devices=2", "track=[]"],
+        capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [p.name for p in Path("runs").iterdir() if not p.name.startswith(".")] == ["two"], "one process writes"
+    said = facts(Path("runs/two"))
+    assert said["status"] == "done"
+    assert said["results"]["control"]["last"]["top1"]["n"] == 1
+    assert len((Path("runs/two/student-s0/metrics.jsonl")).read_text().splitlines()) == 2
+    assert done.stderr.count("student alone, seed 0") == 1
+    assert done.stdout.split() == ["runs/two"]

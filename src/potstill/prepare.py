@@ -214,7 +214,7 @@ def make_fabric(config: Config) -> Fabric:
             "precision=16 needs an accelerator: on a CPU half precision is slower than 32", hint="precision=bf16"
         )
     name = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
-    strategy = "ddp" if config.devices > 1 else "auto"
+    strategy = "ddp" if config.devices > 1 else "auto"  # DDP as it is: every process holds the whole net
     fabric = Fabric(accelerator=device, devices=config.devices, precision=name, strategy=strategy)  # type: ignore[arg-type]
     if config.devices > 1:
         fabric.launch()

@@ -31,7 +31,7 @@ from potstill.models.net import Net
 from potstill.models.resolve import resolve
 from potstill.models.weights import load_weights
 from potstill.prepare import ALONE, Objects, Ready, adopt, card, losses_of, prepare, rehearse
-from potstill.runs import RunFolder, auto_name, command_line, environment, git_state, now
+from potstill.runs import Follower, RunFolder, auto_name, command_line, environment, git_state, now
 from potstill.trial import Stop, run_trial, save_logits
 
 MEASURES = ("top1", "top5", "nll", "ece", "agreement")
@@ -46,11 +46,13 @@ class RunResult:
         path: its directory.
         facts: what run.json says.
         net: the student of the seed that is best on the validation data, with its normalisation and classes.
+        lead: whether this process is the one that tells; others only trained along.
     """
 
     path: Path
     facts: dict[str, Any]
     net: Net
+    lead: bool = True
 
     @property
     def results(self) -> dict[str, Any]:
@@ -103,6 +105,7 @@ def _start(
     config: Config, objects: Objects | None, command: list[str] | None, user: str, console: Console
 ) -> RunResult:
     ready = prepare(config, objects)
+    console = console if ready.fabric.is_global_zero else Console(quiet=True)
     built = rehearse(ready)
     for line in ready.lines:
         console.say(f" {line}")
@@ -118,9 +121,13 @@ def _start(
         "seeds": list(range(config.seed, config.seed + config.seeds)),
         "resumable": not (objects and any((objects.teacher, objects.student, objects.data))),
     }
-    folder = RunFolder.new(path, facts)
-    write_atomically(folder.path / "config.yaml", dump(config).encode())
-    write_atomically(folder.path / "user.yaml", (user or "{}\n").encode())
+    if ready.fabric.is_global_zero:
+        folder = RunFolder.new(path, facts)
+        write_atomically(folder.path / "config.yaml", dump(config).encode())
+        write_atomically(folder.path / "user.yaml", (user or "{}\n").encode())
+        ready.fabric.broadcast(str(folder.path))
+    else:
+        folder = Follower(Path(ready.fabric.broadcast("")), dict(facts))
     return _go(folder, ready, built, console)
 
 
@@ -178,10 +185,13 @@ def resume(
     if changed and not allow_change:
         table = "; ".join(f"{what}: {str(a)[:12]} -> {str(b)[:12]}" for what, (a, b) in changed.items())
         raise ConfigError(f"changed since the run was started: {table}", hint="--allow-change, or start a new run")
+    console = console if ready.fabric.is_global_zero else Console(quiet=True)
     built = rehearse(ready, threads=folder.facts.get("threads"))
     for line in ready.lines:
         console.say(f" {line}")
     console.say(f" resuming {folder.path}")
+    if not ready.fabric.is_global_zero:
+        folder = Follower(folder.path, folder.facts)
     folder.update(status="running", pid=os.getpid())
     return _go(folder, ready, built, console)
 
@@ -231,7 +241,8 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console) -> RunR
             budget={"epochs": config.epochs, "steps": steps * config.epochs, "batch": config.data.batch},
             preflight=ready.lines,
         )
-        if ready.teacher is not None:
+        lead = ready.fabric.is_global_zero
+        if ready.teacher is not None and lead:
             save_logits(
                 folder.path / "teacher.logits.safetensors", ready.teacher_logits["test"], ready.splits.test.labels
             )
@@ -252,14 +263,17 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console) -> RunR
             )
             if config.control and config.kind == "distill":
                 trials["control"].append(_control(folder, ready, seed, console, stop))
-            _finish(folder, ready, trials)
-    _report(folder, console)
+            if lead:
+                _finish(folder, ready, trials)
+    if lead:
+        _report(folder, console)
+        _say_results(folder, console)
+    ready.fabric.barrier()
     folder = RunFolder.open(folder.path)
-    _say_results(folder, console)
     net = ready.student(folder.facts["best_seed"])
     load_weights(net.module, folder.path / "student.safetensors")
     net.classes = list(ready.splits.classes)
-    return RunResult(folder.path, folder.facts, net)
+    return RunResult(folder.path, folder.facts, net, lead)
 
 
 def _labels_only(config: Config) -> dict[str, dict[str, Any]]:
@@ -295,7 +309,8 @@ def _control(folder: RunFolder, ready: Ready, seed: int, console: Console, stop:
     home = folder.path / f"control-s{seed}"
     key = control_key(ready, seed) if folder.facts["resumable"] else None
     kept = Path(folder.path.parent) / ".controls" / key if key else None
-    if kept and (kept / "result.json").exists() and not home.exists():
+    lead = ready.fabric.is_global_zero
+    if lead and kept and (kept / "result.json").exists() and not home.exists():
         console.say(f"  control s{seed}: the same budget was trained before; taken from {kept}")
         shutil.copytree(kept, home)
     result = run_trial(
@@ -309,7 +324,7 @@ def _control(folder: RunFolder, ready: Ready, seed: int, console: Console, stop:
         console=console,
         stop=stop,
     )
-    if kept and not kept.exists():
+    if lead and kept and not kept.exists():
         kept.parent.mkdir(exist_ok=True)
         temporary = kept.with_name(f".{key}.{os.getpid()}")
         shutil.copytree(home, temporary, ignore=shutil.ignore_patterns("state", "tensorboard"))

@@ -140,6 +140,20 @@ class RunFolder:
             file.write(text.rstrip("\n") + "\n")
 
 
+class Follower(RunFolder):
+    """The run directory as every process but the first sees it: one process writes."""
+
+    def update(self, **facts: Any) -> None:
+        self.facts.update(facts)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        yield
+
+    def log(self, text: str) -> None:
+        """Nothing: the first process tells."""
+
+
 def now() -> str:
     """The time, ISO 8601 with the zone."""
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")

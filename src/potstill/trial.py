@@ -81,21 +81,22 @@ def run_trial(
     Returns:
         what ``result.json`` says (see docs/design.md).
     """
-    if (folder / "result.json").exists():
+    fabric, config = ready.fabric, ready.config
+    if fabric.broadcast((folder / "result.json").exists()):
         return dict(json.loads((folder / "result.json").read_text("utf-8")))
-    config = ready.config
     epochs = epochs or config.epochs
     folder.mkdir(parents=True, exist_ok=True)
     made = net(seed)
     built = ready.build(made, dict(losses), teacher)
     stream = ready.stream(seed, labels_only=teacher is None)
-    module, device = made.module, ready.fabric.device
+    module, device = made.module, fabric.device
     ready.placed(built.scheme)
     tapped = Tapped(module, (), made.preprocess).to(device)
     if config.compile:
         for notice in compile_nets(built.scheme, device.type):
             console.say(f"  {notice}")
-    journal, writer = Journal(folder / "metrics.jsonl"), tensorboard(config, folder)
+    journal = Journal(folder / "metrics.jsonl")
+    writer = tensorboard(config, folder) if fabric.is_global_zero else None
 
     def validate() -> dict[str, float]:
         return ready.measure(made, "val")[0]
@@ -130,9 +131,9 @@ def run_trial(
     try:
         at = fit(
             [stage],
-            ready.fabric,
+            fabric,
             folder=folder / "state",
-            journal=journal,
+            journal=journal if fabric.is_global_zero else None,
             on_step=lambda stage, at, steps: console.step(at.epoch, at.step, steps),
             on_epoch=on_epoch,
             should_stop=stop,
@@ -144,6 +145,11 @@ def run_trial(
         console.end()
         if writer is not None:
             writer.close()
+    fabric.barrier()
+    if not fabric.is_global_zero:
+        tapped.cpu()
+        fabric.barrier()
+        return dict(json.loads((folder / "result.json").read_text("utf-8")))
     result = {
         "role": role,
         "seed": seed,
@@ -155,6 +161,7 @@ def run_trial(
     made.in_channels = ready.splits.shape[0]
     save_student(folder, made, size=ready.splits.shape[1:], classes=list(ready.splits.classes))
     write_json(folder / "result.json", result)
+    fabric.barrier()
     return result
 
 

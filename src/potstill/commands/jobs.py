@@ -137,7 +137,8 @@ def job(kind: Kind, items: list[str], flags: dict[str, Any], check: bool, print_
 
         start = run.distill if kind == "distill" else run.train
         result = start(resolved.config, user=to_yaml(resolved.user), console=Console(SCREEN.quiet, SCREEN.verbose))
-        SCREEN.result(str(result.path), {"path": str(result.path), **result.facts})
+        if result.lead:
+            SCREEN.result(str(result.path), {"path": str(result.path), **result.facts})
 
 
 def look(resolved: Resolved) -> None:
@@ -206,7 +207,8 @@ def resume(
 
     console = Console(SCREEN.quiet, SCREEN.verbose)
     result = run.resume(run_directory, epochs=count, allow_change=allow_change, console=console)
-    SCREEN.result(str(result.path), {"path": str(result.path), **result.facts})
+    if result.lead:
+        SCREEN.result(str(result.path), {"path": str(result.path), **result.facts})
 
 
 def demo(
