@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from potstill import stats
 from potstill._version import __version__
 from potstill.config.load import dump
-from potstill.config.schema import Config, ModelConfig
+from potstill.config.schema import Config
 from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun, PotstillError
 from potstill.files import write_atomically
@@ -30,12 +28,12 @@ from potstill.methods.build import Built
 from potstill.models.net import Net
 from potstill.models.resolve import resolve
 from potstill.models.weights import load_weights
-from potstill.prepare import ALONE, Objects, Ready, adopt, card, losses_of, prepare, rehearse
+from potstill.outcome import data_facts, finish, say_results
+from potstill.prepare import ALONE, Objects, Ready, adopt, card, losses_of, prepare
+from potstill.rehearse import rehearse
+from potstill.report import report
 from potstill.runs import Follower, RunFolder, auto_name, command_line, environment, git_state, now
 from potstill.trial import Stop, run_trial, save_logits
-
-MEASURES = ("top1", "top5", "nll", "ece", "agreement")
-EXAMPLES = 24
 
 
 @dataclass
@@ -225,7 +223,7 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console) -> RunR
     console.say(f" run      {folder.path}")
     stop = Stop()
     with folder.lock(), _recorded(folder, console), stop.listening():
-        folder.update(environment=environment(str(ready.fabric.device)), git=git_state(), data=_data_facts(ready))
+        folder.update(environment=environment(str(ready.fabric.device)), git=git_state(), data=data_facts(ready))
         folder.update(threads=torch.get_num_threads())
         if config.kind == "distill" and ready.teacher is None:
             said = len(ready.lines)
@@ -264,10 +262,10 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console) -> RunR
             if config.control and config.kind == "distill":
                 trials["control"].append(_control(folder, ready, seed, console, stop))
             if lead:
-                _finish(folder, ready, trials)
+                finish(folder, ready, trials)
     if lead:
-        _report(folder, console)
-        _say_results(folder, console)
+        report([folder.path])
+        say_results(folder, console)
     ready.fabric.barrier()
     folder = RunFolder.open(folder.path)
     net = ready.student(folder.facts["best_seed"])
@@ -359,124 +357,6 @@ def control_key(ready: Ready, seed: int) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _finish(folder: RunFolder, ready: Ready, trials: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Put the results so far into run.json, and the best student where it is found."""
-    students, controls = trials["student"], trials["control"]
-    results: dict[str, Any] = {
-        "student": summarised(students),
-        "control": summarised(controls) if controls else None,
-        "teacher": {"test": ready.teacher_measures["test"], "val": ready.teacher_measures["val"]}
-        if ready.teacher
-        else None,
-        "difference": None,
-    }
-    if controls and len(controls) == len(students):
-        results["difference"] = stats.paired(_top1(students), _top1(controls))
-    best = max(students, key=lambda r: r["best"]["val"].get("top1", 0.0))
-    source = folder.path / f"student-s{best['seed']}"
-    for name in ("student.safetensors", "student.json"):
-        write_atomically(folder.path / name, (source / name).read_bytes())
-    folder.update(results=results, best_seed=best["seed"])
-    if ready.teacher is not None:
-        _examples(folder, ready, source)
-
-
-def _top1(trials: list[dict[str, Any]]) -> list[float]:
-    return [t["last"]["test"]["top1"] for t in trials]
-
-
-def summarised(trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and spread over the seeds of every measure, at the last and at the best epoch."""
-    return {
-        when: {m: stats.summary([t[when]["test"][m] for t in trials]) for m in MEASURES if m in trials[0][when]["test"]}
-        for when in ("last", "best")
-    }
-
-
-def _examples(folder: RunFolder, ready: Ready, source: Path) -> None:
-    """A few test pictures on which student and teacher disagree most, for the report."""
-    student = load_file(source / "test.logits.safetensors")["logits"].astype(np.float32)
-    teacher = ready.teacher_logits["test"].float().cpu().numpy()
-    s, t = student.argmax(1), teacher.argmax(1)
-    confident = np.exp(teacher - teacher.max(1, keepdims=True))
-    confident = confident.max(1) / confident.sum(1)
-    chosen = sorted(np.flatnonzero(s != t), key=lambda i: -confident[i])[:EXAMPLES]
-    test = ready.splits.test
-    index = np.asarray(chosen, dtype=np.int64)
-    save_file(
-        {
-            "images": np.ascontiguousarray(test.pictures(index)),
-            "ids": test.ids[index],
-            "y": test.labels[index],
-            "student": s[index].astype(np.int64),
-            "teacher": t[index].astype(np.int64),
-        },
-        folder.path / "examples.safetensors",
-    )
-
-
-def _data_facts(ready: Ready) -> dict[str, Any]:
-    s = ready.splits
-    return {
-        "source": s.source,
-        "fingerprint": s.fingerprint,
-        "classes": list(s.classes),
-        "train": len(s.train),
-        "val": len(s.val),
-        "test": len(s.test),
-        "labelled": int((s.train.labels >= 0).sum()),
-        "size": list(s.shape),
-        "split": s.split,
-        "notices": list(s.notices),
-        "augment": repr(ready.views),
-    }
-
-
-def _report(folder: RunFolder, console: Console) -> None:
-    from potstill.report import report
-
-    report([folder.path])
-
-
-def _say_results(folder: RunFolder, console: Console) -> None:
-    """The result in a few lines."""
-    results, cards = folder.facts["results"], folder.facts
-    console.say()
-    console.say("                      test top-1 (last epoch)      parameters")
-
-    def line(label: str, cell: str, parameters: int, tail: str = "") -> None:
-        console.say(f"  {label:<18}  {cell:>22}  {parameters:>14,}  {tail}".rstrip())
-
-    def cell(s: Mapping[str, Any]) -> str:
-        top1 = s["last"]["top1"]
-        return f"{100 * top1['mean']:.2f}" + (f" ± {100 * top1['std']:.2f}" if top1["n"] > 1 else "")
-
-    size = cards["student"]["parameters"]
-    if results["control"]:
-        line("student alone", cell(results["control"]), size)
-    line(
-        "student distilled" if cards["kind"] == "distill" else "net",
-        cell(results["student"]),
-        size,
-        _gain(results["difference"]),
-    )
-    if results["teacher"]:
-        line("teacher", f"{100 * results['teacher']['test']['top1']:.2f}", cards["teacher"]["parameters"])
-    console.say()
-    console.say(f" report   {folder.path / 'report.html'}")
-    console.say(f" student  {folder.path / 'student.safetensors'}")
-
-
-def _gain(difference: Mapping[str, Any] | None) -> str:
-    if difference is None:
-        return ""
-    text = f"{100 * difference['mean']:+.2f} points"
-    if difference["low"] is None:
-        return f"{text} (one seed: no spread)"
-    verdict = "" if difference["significant"] else ", not significant"
-    return f"{text} [{100 * difference['low']:+.2f}, {100 * difference['high']:+.2f}]{verdict}"
-
-
 def _short(spec: str) -> str:
     return spec.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1].split(":")[-1].split("(")[0]
 
@@ -509,84 +389,3 @@ def demo(out: str = "runs", seeds: int = 3, console: Console | None = None) -> R
         "seeds": seeds,
     }
     return distill(resolve_config([], [], {**flags, "name": auto_name("demo")}, "distill").config, console=console)
-
-
-def inspect(
-    model: str,
-    pair: str | None = None,
-    size: tuple[int, int, int] = (3, 32, 32),
-    classes: int = 10,
-    trust_code: bool = False,
-) -> dict[str, Any]:
-    """The layers of a net that can be spots, and how it pairs with another.
-
-    Returns:
-        ``{"layers": [{"path", "kind", "shape", "parameters", "tappable"}, ..], "stages", "penultimate", "pairs"}``.
-    """
-    from potstill.methods.probe import look, pairs
-
-    def seen(spec: str) -> Any:
-        net = resolve(spec, num_classes=classes, in_channels=size[0], trust_code=trust_code)
-        return look(net.module, torch.zeros(2, *size), net.preprocess)
-
-    first = seen(model)
-    second = seen(pair) if pair else None
-    return {
-        "model": model,
-        "input": list(size),
-        "layers": [
-            {"path": p, "kind": x.kind, "shape": list(x.shape), "parameters": x.parameters, "tappable": x.tappable}
-            for p, x in first.layers.items()
-        ],
-        "stages": list(first.stages),
-        "penultimate": first.penultimate,
-        "pairs": [
-            {
-                "teacher": t,
-                "student": s,
-                "teacher_shape": list(first.layers[t].shape),
-                "student_shape": list(second.layers[s].shape),
-            }
-            for s, t in pairs(second, first)
-        ]
-        if second
-        else [],
-    }
-
-
-def evaluate(path: str, *, data: str | None = None, split: str = "test", trust_code: bool = False) -> dict[str, Any]:
-    """Measure a run's student, or any net on the data given.
-
-    Returns:
-        the measures, and the accuracy of each class under ``per_class``.
-    """
-    from potstill.config.load import resolve as resolve_config
-    from potstill.metrics import per_class
-
-    folder = Path(path)
-    if (folder / "config.yaml").exists():
-        config = resolve_config([str(folder / "config.yaml")], [f"data.source={data}"] if data else [], {}).config
-    elif data is None:
-        raise ConfigError("which data?", hint=f"potstill eval {path} --data folder:PATH")
-    else:
-        config = resolve_config([], [], {"student.model": path, "data.source": data}, "train").config
-    config = config.model_copy(
-        update={"kind": "train", "student": ModelConfig(model=str(path)), "trust_code": trust_code}
-    )
-    if split not in ("train", "val", "test"):
-        raise ConfigError(f"split must be train, val or test, got {split!r}")
-    ready = prepare(config)
-    net = ready.student(config.seed)
-    measures, logits = ready.measure(net, split)
-    accuracy = per_class(logits, getattr(ready.splits, split).labels, ready.num_classes)
-    return {
-        "model": path,
-        "data": ready.splits.source,
-        "split": split,
-        "n": len(getattr(ready.splits, split)),
-        **measures,
-        "per_class": dict(zip(ready.splits.classes, [None if a != a else float(a) for a in accuracy], strict=True)),
-    }
-
-
-__all__ = ["Objects", "RunResult", "check", "distill", "evaluate", "resume", "train"]

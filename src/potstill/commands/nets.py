@@ -31,9 +31,9 @@ def evaluate(
     SCREEN.set(quiet, verbose, json)
     if part not in ("train", "val", "test"):
         raise ConfigError(f"--split must be train, val or test, got {part!r}")
-    from potstill import run
+    from potstill import evaluate as looking
 
-    measures = run.evaluate(model, data=data, split=part, trust_code=trust_code)
+    measures = looking.evaluate(model, data=data, split=part, trust_code=trust_code)
     classes = measures.get("per_class", {})
     rows = [(k, f"{v:.4f}" if isinstance(v, float) else v) for k, v in measures.items() if k != "per_class"]
     rows += [(f"  {name}", f"{accuracy:.4f}") for name, accuracy in classes.items()]
@@ -72,9 +72,9 @@ def inspect(
         names = (model, None)
     else:
         raise ConfigError("give one MODEL, or --pair TEACHER STUDENT", hint="potstill inspect zoo:resnet8x4")
-    from potstill import run
+    from potstill import evaluate as looking
 
-    found = run.inspect(*names, size=shape, classes=classes, trust_code=trust_code)
+    found = looking.inspect(*names, size=shape, classes=classes, trust_code=trust_code)
     keys = (
         ("teacher", "teacher_shape", "student", "student_shape")
         if pair

@@ -1,0 +1,97 @@
+"""A few steps with a throw-away net before the run: do shapes fit, what are the losses, how long is a step?"""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import torch
+
+from potstill.methods.build import Built
+from potstill.prepare import ALONE, Ready, count, losses_of
+from potstill.schemes.scheme import Scheme, total
+from potstill.types import Batch
+
+SMALL_STEP = 0.05
+"""Seconds of a step below which one thread may be faster than all."""
+
+
+def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
+    """Run a few steps with a throw-away student (or teacher, where that is taught first): do shapes fit, how long is a step?
+
+    Says what it saw in ``ready.lines``: the spots, the size of each loss at the first step, the seconds of a step. On a CPU
+    it also finds out whether one thread is faster than all (it is, for tiny nets) and sets torch to that.
+
+    Args:
+        threads: what a run was started with: sums of floats depend on it, so a resumed run must not choose anew.
+    """
+    config = ready.config
+    teach_first = config.kind == "distill" and ready.teacher is None
+    if teach_first:
+        built = ready.build(ready.fresh_teacher(config.seed), ALONE, None)
+    else:
+        built = ready.build(ready.student(config.seed), losses_of(config), ready.teacher)
+    stream = ready.stream(config.seed, labels_only=teach_first or config.kind == "train")
+    batches = list(itertools.islice(stream.epoch(0), steps))
+    try:
+        scheme = ready.placed(built.scheme).train()
+        seconds, first = _timed(ready, scheme, batches)
+    except RuntimeError:  # `view` on a channels-last map, say; what is wrong in earnest is raised again
+        ready.channels_last = False
+        scheme = ready.placed(built.scheme.to(memory_format=torch.contiguous_format)).train()  # type: ignore[call-overload]
+        seconds, first = _timed(ready, scheme, batches)
+    if threads:
+        torch.set_num_threads(threads)
+    elif ready.fabric.device.type == "cpu" and torch.get_num_threads() > 1 and seconds < SMALL_STEP:
+        every = torch.get_num_threads()
+        torch.set_num_threads(1)
+        alone, _ = _timed(ready, scheme, batches)
+        if alone > seconds:
+            torch.set_num_threads(every)
+        seconds = min(seconds, alone)
+    if teach_first:
+        return built
+    for row in built.rows:
+        spots = ", ".join(s if s == t else f"{s} - {t}" for s, t in row["at"])
+        extra = f", adapters {count(row['parameters'])} parameters" if row["parameters"] else ""
+        weight = (
+            row["weight"] if isinstance(row["weight"], int | float) else "{first:g} to {last:g}".format(**row["weight"])
+        )
+        ready.say(f"loss     {row['name']} x {weight} at {spots}{extra}; {first[row['name']]:.3g} at the first step")
+    for notice in built.notices:
+        ready.say(f"         {notice}")
+    trials = config.seeds * (2 if config.control and config.kind == "distill" else 1)
+    duration = seconds * len(stream) * config.epochs * trials
+    ready.say(
+        f"budget   {config.epochs} epochs of {len(stream):,} steps, batch {config.data.batch}, {config.seeds} seed(s)"
+        + (", and the student alone with the same" if trials > config.seeds else "")
+        + f"; about {human(duration)} on {ready.fabric.device.type}"
+    )
+    return built
+
+
+def _timed(ready: Ready, scheme: Scheme, batches: list[Batch]) -> tuple[float, dict[str, float]]:
+    """Seconds of the fastest step, and the mean losses of the first."""
+    seconds: list[float] = []
+    first: dict[str, float] = {}
+    for batch in batches:
+        began = time.monotonic()
+        with ready.fabric.autocast():
+            losses = scheme(batch)
+        total(losses).backward()
+        first = first or {name: loss.mean().item() for name, loss in losses.items()}
+        if ready.fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.monotonic() - began)
+    return min(seconds), first
+
+
+def human(seconds: float) -> str:
+    """12 -> ``12 s``; 600 -> ``10 min``; 9000 -> ``2.5 h``."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
