@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,10 @@ def test_show_a_method(cli, name: str) -> None:
         assert f"losses.{name}.{setting['name']} " in out
     if name != "ce":
         preset = methods.PRESETS[name]
-        assert f"weight      {preset.weight:g}; cross-entropy {preset.ce:g} alone" in out
+        weight = preset.weight
+        weight = f"from {weight['from']:g} to {weight['to']:g}, end" if isinstance(weight, Mapping) else f"{weight:g};"
+        assert f"weight      {weight}" in out
+        assert f"; cross-entropy {preset.ce:g} alone" in out
         assert preset.weight_source in out
         assert f"potstill distill --method {name} " in out
         assert (facts["weight"], facts["published_settings"]) == (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,11 @@ def test_nothing_but_nets_gives_hintons_distillation_complete() -> None:
 def test_every_method_resolves_with_what_is_published(method: str) -> None:
     preset = methods.PRESETS[method]
     loss = made(method=method).config.losses[method]
-    assert (loss.weight, loss.at) == (preset.weight, preset.at)
+    weight = loss.weight if isinstance(loss.weight, float) else loss.weight.model_dump(by_alias=True)
+    published = preset.weight
+    if isinstance(published, Mapping):
+        published = {"shape": "linear", "start": 0.0, "end": 1.0, **published}
+    assert (weight, loss.at) == (published, preset.at)
     for key, value in preset.settings.items():
         assert loss.settings[key] == (tuple(value) if isinstance(value, list) else value)
 
@@ -111,6 +116,19 @@ def test_a_method_replaces_the_losses_before_it_and_says_so() -> None:
     assert "replaces the losses of c.yaml:2:10 (kd)" in resolved.notices[0]
     assert "losses" not in resolved.user
     assert made(files=(write("method: kd\n"),), method="at+kd").notices == ()
+
+
+def test_a_published_schedule_is_refined_key_by_key_and_replaced_by_a_whole_one() -> None:
+    def weight(*overrides: str) -> object:
+        found = made(*overrides, method="dkd").config.losses["dkd"].weight
+        return found if isinstance(found, float) else found.model_dump(by_alias=True, exclude_defaults=True)
+
+    assert weight() == {"from": 0.0, "to": 1.0, "end": 20 / 240}
+    assert weight("losses.dkd.weight.to=3") == {"from": 0.0, "to": 3.0, "end": 20 / 240}
+    assert weight("losses.dkd.weight={from: 4, to: 1}") == {"from": 4.0, "to": 1.0}
+    assert weight("losses.dkd.weight=2") == 2.0
+    losses = made(files=(write("losses: {ce: 1, mine: {use: reviewkd}}\n"),)).config.losses
+    assert losses["mine"].weight.last == 5.0
 
 
 def test_overrides_refine_a_method_and_add_to_it() -> None:

@@ -24,10 +24,17 @@ def test_by_hand_with_another_power() -> None:
 
 def test_refuses_to_drop_stages_in_silence() -> None:
     maps = [torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2)]
-    with pytest.raises(ModelError, match="as many maps"):
+    with pytest.raises(ModelError, match="as many features"):
         AT()(maps, maps[:1])
-    with pytest.raises(ModelError, match="as many maps"):
+    with pytest.raises(ModelError, match=r"tokens .*got shape \(2, 3\)"):
         AT()(torch.randn(2, 3), torch.randn(2, 3))
+
+
+def test_tokens_are_a_map_without_the_class_token() -> None:
+    torch.manual_seed(0)
+    s, t = torch.randn(2, 5, 2, 2), torch.randn(2, 3, 2, 2)
+    tokens = torch.cat([torch.randn(2, 1, 5), s.flatten(2).mT], 1)
+    torch.testing.assert_close(AT()(tokens, t), AT()(s, t))
 
 
 def test_a_zero_map_in_half_precision_is_finite() -> None:

@@ -9,8 +9,8 @@ from potstill.losses import DKD, KD
 from potstill.types import Batch
 
 
-def batch(y, progress=0.0, targets=None):
-    return Batch(torch.empty(0), torch.as_tensor(y), torch.arange(len(y)), torch.zeros(len(y)), targets, progress)
+def batch(y, targets=None):
+    return Batch(torch.empty(0), torch.as_tensor(y), torch.arange(len(y)), torch.zeros(len(y)), targets)
 
 
 def by_hand(s, t, y, T, alpha, beta):
@@ -67,14 +67,6 @@ def test_standardized_ignores_shift_and_scale():
     loss = DKD(2.0, standardize=True)
     torch.testing.assert_close(loss(s, t, b), loss(5 * s + 3, 0.1 * t - 2, b), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(DKD(2.0)(s, t, b), DKD(2.0)(5 * s + 3, 0.1 * t - 2, b))
-
-
-def test_warms_up_with_the_progress():
-    torch.manual_seed(3)
-    s, t = torch.randn(2, 4), torch.randn(2, 4)
-    loss, full = DKD(warmup=0.1), DKD()(s, t, batch([0, 1]))
-    for progress, share in [(0.0, 0.0), (0.05, 0.5), (0.1, 1.0), (0.7, 1.0)]:
-        torch.testing.assert_close(loss(s, t, batch([0, 1], progress)), share * full)
 
 
 def test_no_label_gives_zero_and_blended_samples_take_the_larger_share():

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from potstill.errors import ModelError
-from potstill.methods.probe import look, pairs, spots
+from potstill.methods.probe import Look, look, pairs, spots
+from potstill.models import resolve
 
 
 class Vgg(nn.Module):
@@ -31,11 +32,11 @@ class Block(nn.Module):
 
 
 class Vit(nn.Module):
-    def __init__(self, depth: int = 6, dim: int = 8) -> None:
+    def __init__(self, depth: int = 6, dim: int = 8, classes: int = 5) -> None:
         super().__init__()
         self.patch = nn.Conv2d(3, dim, 4, 4)
         self.blocks = nn.ModuleList(Block(dim) for _ in range(depth))
-        self.head = nn.Linear(dim, 5)
+        self.head = nn.Linear(dim, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2)
@@ -105,6 +106,75 @@ def test_rules() -> None:
     assert spots(["a", "b"], s, t) == ("a", "b")
     assert spots([["a", "b"], "c"], s, t) == [("a", "b"), "c"]
     assert spots("features.2", s, t) == "features.2"
+
+
+def zoo(name: str) -> Look:
+    return look(resolve(f"zoo:{name}", num_classes=5).module, X)
+
+
+def test_before_the_activation_that_ends_a_stage() -> None:
+    assert zoo("resnet8").before["layer2"] == "layer2.0.relu2@in"
+    assert zoo("vgg8").before["relu2"] == "relu2@in"
+    wrn = zoo("wrn_16_1")
+    assert wrn.before == {s: s for s in ("block1", "block2", "block3")}, "a residual stream is signed already"
+    assert all(wrn.layers[s].signed for s in wrn.stages)
+    behind_pooling = zoo("doc001_student(size=16)")
+    assert behind_pooling.before["block1"] == "block1.block.5@in", (
+        "the last of its two ReLUs, in front of the max-pooling"
+    )
+    assert look(Vgg(inplace=False), X).before["features"] == "features.10@in"
+    assert look(Vit(), X).before["blocks.0"] == "blocks.0", "the GELU inside a block ends nothing"
+
+
+def test_the_batchnorm_before_it() -> None:
+    assert zoo("vgg8").norms["relu2@in"] == "block2.1"
+    assert zoo("resnet8").norms["layer2.0.relu2@in"] == "layer2.0.bn2", "not the shortcut's, which runs after it"
+    assert zoo("mobile_half").norms == {}
+
+
+def test_a_pre_activation_that_cannot_be_heard_is_refused() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.fc = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.Linear(4, 5)
+            self.relu = nn.ReLU()
+            self.one, self.two = nn.Sequential(self.a, self.relu), nn.Sequential(self.b, self.relu)
+            self.stages = ("one", "two")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.two(self.one(x)).mean((2, 3)))
+
+    fine = look(Vgg(inplace=False), X)
+    with pytest.raises(ModelError, match=r"the teacher says before the activation 'features.2'.*in place"):
+        spots("stages@t_pre", fine, look(Vgg(), X))
+    with pytest.raises(ModelError, match=r"the student .*runs 2 times"):
+        spots("stages@pre", look(Shared(), X), fine)
+
+
+def test_the_map_that_is_averaged() -> None:
+    assert [zoo(name).pooled for name in ("resnet8", "wrn_16_1", "vgg8")] == ["layer3", "relu", "relu4"]
+    assert look(Vgg(), X).pooled == "features"
+    assert look(Vit(6), X).pooled == "blocks.5", "tokens"
+    assert zoo("doc001_student(size=16)").pooled is None, "it reads the flattened map"
+
+
+def test_joined_rules() -> None:
+    s, t = zoo("wrn_16_1"), zoo("resnet8")
+    stages = [("block1", "layer1"), ("block2", "layer2"), ("block3", "layer3")]
+    before = [(a, f"{b}.0.relu2@in") for a, b in stages]
+    assert spots("stages@pre", s, t) == spots("stages@t_pre", s, t) == before
+    assert spots("stages@pre", t, s) == [(b, a) for a, b in before]
+    assert spots("stages@t_pre", t, s) == [(b, a) for a, b in stages]
+    assert spots("stages@t_pre+penultimate", s, t) == [*before, ("fc@in", "fc@in")]
+    assert spots("last@pre", t, s) == ("layer3.0.relu2@in", "block3")
+    assert spots("stem+stages", s, t) == [("conv1", "relu"), *stages]
+    assert spots("pooled", s, t) == ("relu", "layer3")
+    assert spots("stages+1", s, t) == "stages+1"
+    net = Vgg()
+    net.stages = ("features.7", "features.10")  # type: ignore[assignment]
+    assert spots("stem+stages", look(net, X), t)[0] == ("features.7@in", "relu"), "the input of its first stage"
+    net.stages = ("features",)  # type: ignore[assignment]
+    assert spots("stem+stages", look(net, X), t) == [("features", "layer3")], "a picture is no stem"
 
 
 def test_a_net_that_cannot_read_the_pictures() -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -201,8 +201,8 @@ def _method(name: str) -> tuple[str, Row]:
         published = [
             (
                 "weight",
-                f"{preset.weight:g}; cross-entropy {preset.ce:g} alone; "
-                + (f"KD {preset.kd:g} in {name}+kd" if name != "kd" else ""),
+                f"{_weight(preset.weight)}; cross-entropy {preset.ce:g} alone"
+                + (f"; KD {_weight(preset.kd)} in {name}+kd" if name != "kd" else ""),
             ),
             ("source", preset.weight_source),
             ("spots", preset.at),
@@ -219,6 +219,14 @@ def _method(name: str) -> tuple[str, Row]:
             f"Try\n  potstill distill --method {name} --data digits --teacher zoo:resnet32x4 --student zoo:resnet8x4"
         )
     return "\n\n".join(part for part in parts if part), facts
+
+
+def _weight(weight: float | Mapping[str, Any]) -> str:
+    """``0.9``, or ``from 0 to 5, end 0.0833`` of a schedule."""
+    if not isinstance(weight, Mapping):
+        return f"{weight:g}"
+    more = [f", {k} {v if isinstance(v, str) else f'{v:g}'}" for k, v in weight.items() if k not in ("from", "to")]
+    return f"from {weight['from']:g} to {weight['to']:g}{''.join(more)}"
 
 
 def _settings(source: Source) -> list[Row]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from potstill import methods
 from potstill.config import torch_names
-from potstill.config.introspect import is_fact, read_class, settings_model
+from potstill.config.introspect import read_class, settings_model
 from potstill.config.merge import Tree, section_of
 from potstill.config.problems import Problem, translate
 from potstill.config.schema import SCHEDULES, Config, LossConfig, OptimConfig, ScheduleConfig, Section
 from potstill.config.source import NO_DEFAULT
 from potstill.config.yaml import Where
 from potstill.errors import ConfigError, did_you_mean
+from potstill.methods.facts import is_fact
 
 CE = "potstill.losses.ce:CE"
 OURS = {"params", "optimizer", "last_epoch"}
@@ -98,7 +99,8 @@ def _loss(tree: Tree, name: str, entry: dict[str, Any], known: dict[Where, list[
         return [Problem((*at, "use") if use != name else at, error.what, error.hint)]
     preset = methods.PRESETS.get(use)
     if preset:
-        tree.default((*at, "weight"), preset.weight, f"published for {use}")
+        weight = dict(preset.weight) if isinstance(preset.weight, Mapping) else preset.weight
+        tree.default((*at, "weight"), weight, f"published for {use}")
         tree.default((*at, "at"), preset.at, f"published for {use}")
     for key, value in (preset.settings if preset else {}).items():
         tree.default((*at, key), list(value) if isinstance(value, tuple) else value, f"published for {use}")

@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, Strict, create_model
 import potstill.ranges
 from potstill.config.source import NO_DEFAULT, constants_of, find_module, literal, tree_of
 from potstill.errors import ConfigError, did_you_mean
-
-FACTS = frozenset({"num_classes", "num_samples", "labels"})
+from potstill.methods.facts import is_fact
 
 TYPES: dict[str, Any] = {
     **{t.__name__: t for t in (float, int, bool, str, tuple, list, dict)},
@@ -24,11 +23,6 @@ TYPES: dict[str, Any] = {
     **{name: getattr(annotated_types, name) for name in ("Gt", "Ge", "Lt", "Le")},
     **{name: value for name, value in vars(potstill.ranges).items() if not name.startswith("_")},
 }
-
-
-def is_fact(argument: str) -> bool:
-    """Whether the builder fills an argument in by looking: what the data say, and all of the nets: ``s_shape``, ``t_head`` ..."""
-    return argument in FACTS or argument.startswith(("s_", "t_"))
 
 
 @dataclass(frozen=True)
@@ -56,7 +50,7 @@ class Source:
     Attributes:
         doc: its docstring.
         settings: what a configuration can set.
-        facts: what it asks of nets and data (see :func:`is_fact`).
+        facts: what it asks of nets and data (see :func:`potstill.methods.facts.is_fact`).
         unfit: optional arguments of types that no configuration can give, with their annotations.
     """
 

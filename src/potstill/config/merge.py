@@ -18,6 +18,8 @@ from potstill.errors import ConfigError
 COMMAND = "command line"
 DECIDES = {"optim": "name", "schedule": "name", "teacher": "model", "student": "model"}
 """Where another name makes the old settings meaningless: a new optimizer drops the arguments of the one before it."""
+ENDS = {"from", "to"}
+"""A schedule that names both of its ends is a new one: it keeps nothing of the one before it."""
 KEEPS = {("schedule", "warmup")}
 OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*=.*", re.DOTALL)
 
@@ -184,7 +186,9 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any], at: Where, layer: La
     for key, value in values.items():
         way = (*at, key)
         if isinstance(value, Mapping):
-            if not isinstance(into.get(key), dict):
+            if not isinstance(into.get(key), dict) or {*value} >= ENDS:
+                if tree is not None:
+                    tree.drop(way)
                 into[key] = {}
             _merge(into[key], value, way, layer, tree)
         else:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from potstill.adapters import resized
 from potstill.errors import ModelError
+from potstill.losses._maps import Features, as_maps, at_one_size
 from potstill.losses.base import Loss
 from potstill.ranges import Positive
 from potstill.types import Batch
@@ -25,7 +24,7 @@ class AT(Loss):
     Args:
         p: power of the activations; 2 in the paper.
 
-    Shape: ``s``, ``t``: maps (B, C, H, W), or lists of as many maps; channels may differ. Result: (B,).
+    Shape: ``s``, ``t``: maps (B, C, H, W) or tokens, or lists of as many; channels may differ. Result: (B,).
 
     Raises:
         ModelError: not as many maps on both sides (a silent ``zip`` would drop stages), or no maps.
@@ -37,23 +36,21 @@ class AT(Loss):
         super().__init__()
         self.p = p
 
-    def forward(self, s: Tensor | Sequence[Tensor], t: Tensor | Sequence[Tensor], batch: Batch | None = None) -> Tensor:
-        ss, ts = ([s], [t]) if isinstance(s, Tensor) and isinstance(t, Tensor) else (list(s), list(t))
-        if len(ss) != len(ts) or any(f.ndim != 4 for f in (*ss, *ts)):
-            raise ModelError(
-                "attention transfer needs as many maps (B, C, H, W) of the teacher as of the student, got "
-                f"{[tuple(f.shape) for f in ss]} and {[tuple(f.shape) for f in ts]}",
-                hint="potstill inspect --pair TEACHER STUDENT",
-            )
+    def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
+        for f in (*([s] if isinstance(s, Tensor) else s), *([t] if isinstance(t, Tensor) else t)):
+            if f.ndim not in (3, 4):
+                raise ModelError(
+                    f"attention transfer compares maps (B, C, H, W) or tokens (B, N, D), got shape {tuple(f.shape)}",
+                    hint="pkt or rkd, which compare vectors; potstill inspect --pair TEACHER STUDENT",
+                )
+        ss, ts = as_maps(s, t, "AT")
         terms = []
         for f, g in zip(ss, ts, strict=True):
-            size = (min(f.shape[2], g.shape[2]), min(f.shape[3], g.shape[3]))
-            difference = self.attention(resized(f, size)) - self.attention(resized(g, size))
-            terms.append(difference.square().mean(1))
-        return sum(terms[1:], terms[0])
+            f, g = at_one_size(f, g)
+            terms.append((self.attention(f) - self.attention(g)).square().mean(1))
+        return torch.stack(terms).sum(0)
 
     def attention(self, f: Tensor) -> Tensor:
         """The attention map as a unit vector, (B, H·W); zero for a map that is zero."""
-        f = f.float()
         power = f.square() if self.p == 2 else f.abs().pow(self.p)
         return F.normalize(power.mean(1).flatten(1), dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from potstill.errors import ModelError
 from potstill.losses._logits import kl
 from potstill.losses._maps import as_map, at_one_size, map_shape
 from potstill.losses.base import Loss
@@ -28,13 +29,21 @@ class CWD(Loss):
 
     Differs from the authors' code: log-softmax instead of the logarithm of a softmax, which underflows.
 
+    Raises:
+        ModelError: the smaller of the maps has a single position.
+
     Paper: Shu et al., ICCV 2021, arXiv 2011.13256
     """
 
     def __init__(self, s_shape: Shape, t_shape: Shape, temperature: Positive = 4.0) -> None:
         super().__init__()
         self.temperature = temperature
-        c, C = map_shape(s_shape)[0], map_shape(t_shape)[0]
+        (c, *s_size), (C, *t_size) = map_shape(s_shape), map_shape(t_shape)
+        if min(s_size[0], t_size[0]) * min(s_size[1], t_size[1]) == 1:
+            raise ModelError(
+                f"CWD compares where in a map the mass is, and at one position, {tuple(s_shape)} and {tuple(t_shape)}, it is 0",
+                hint="fitnet or vid at this spot, or losses.NAME.at=[student_spot, teacher_spot] of larger maps",
+            )
         self.align = nn.Identity() if c == C else nn.Conv2d(c, C, 1)
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:

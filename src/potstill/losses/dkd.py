@@ -8,7 +8,7 @@ from torch.nn.functional import logsigmoid
 from potstill.losses._logits import apart, kl, labelled, three_classes
 from potstill.losses.base import Loss
 from potstill.losses.kd import same_classes, standardized
-from potstill.ranges import NonNegative, Positive, Share
+from potstill.ranges import NonNegative, Positive
 from potstill.types import Batch
 
 
@@ -28,8 +28,6 @@ class DKD(Loss):
             ImageNet (mdistiller).
         standardize: first bring each sample's logits to mean 0 and standard deviation 1, see :class:`KD` (Sun et al.,
             arXiv 2403.01427; they multiply alpha and beta by 9 and use T = 2).
-        warmup: share of the training (``batch.progress``) over which the loss grows linearly from 0 to its size. The authors
-            warm up over 20 of 240 epochs; 0, no warm-up, by default.
 
     Shape: ``s``, ``t``: logits, (B, C), C >= 3. Result: (B,); 0 for a sample without a label. Reads ``batch.y``.
 
@@ -48,11 +46,10 @@ class DKD(Loss):
         alpha: NonNegative = 1.0,
         beta: NonNegative = 8.0,
         standardize: bool = False,
-        warmup: Share = 0.0,
     ) -> None:
         super().__init__()
         self.temperature, self.alpha, self.beta = temperature, alpha, beta
-        self.standardize, self.warmup = standardize, warmup
+        self.standardize = standardize
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
         same_classes(s, t)
@@ -64,8 +61,7 @@ class DKD(Loss):
         (s_odds, s_others), (t_odds, t_others) = apart(s / self.temperature, y), apart(t / self.temperature, y)
         target = binary_kl(s_odds, t_odds)
         others = kl(s_others, t_others)
-        grown = min(batch.progress / self.warmup, 1.0) if batch and self.warmup else 1.0
-        return grown * self.temperature**2 * has_label * (self.alpha * target + self.beta * others)
+        return self.temperature**2 * has_label * (self.alpha * target + self.beta * others)
 
 
 def binary_kl(s: Tensor, t: Tensor) -> Tensor:

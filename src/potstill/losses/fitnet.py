@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.adapters import ConvReg
+from potstill.errors import ModelError
 from potstill.losses.base import Loss
 from potstill.types import Batch, Shape
 
@@ -33,6 +34,12 @@ class FitNet(Loss):
 
     def __init__(self, s_shape: Shape, t_shape: Shape, activation: Literal["relu", "none"] = "none") -> None:
         super().__init__()
+        if len(s_shape) != len(t_shape):
+            raise ModelError(
+                f"FitNet has no adapter from shape {tuple(s_shape)} to {tuple(t_shape)}: maps (C, H, W), tokens (N, D) and "
+                "vectors (D,) are hints for their own kind only",
+                hint="vid, which reads all of them as maps, or losses.NAME.at=[student_spot, teacher_spot] of one kind",
+            )
         self.regressor = ConvReg(s_shape, t_shape, activation)
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:

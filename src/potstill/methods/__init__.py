@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from typing import Any
 
 from potstill.errors import ConfigError, did_you_mean
 from potstill.methods.base import Preset
 
-HELPERS = {"base", "build", "probe"}
+HELPERS = {"base", "build", "facts", "probe", "supply", "trace"}
 PRESETS: dict[str, Preset] = {
     name: importlib.import_module(f"potstill.methods.{name}").PRESET
     for name in sorted(m.name for m in pkgutil.iter_modules(__path__))
@@ -45,8 +46,13 @@ def expand(method: str) -> dict[str, dict[str, Any]]:
     if not presets or len({*names}) < len(names):
         raise ConfigError(f"method must name one or more different methods joined by '+', got {method!r}")
     alone = len(presets) == 1
+
+    def own(weight: Any) -> Any:
+        return dict(weight) if isinstance(weight, Mapping) else weight
+
     losses: dict[str, dict[str, Any]] = {"ce": {"weight": presets[0].ce if alone else 1.0}}
     for p in presets:
         kd = next((q.kd for q in presets if q.name != "kd"), p.weight)
-        losses[p.name] = {"weight": kd if p.name == "kd" and not alone else p.weight, "at": p.at, **p.settings}
+        weight = kd if p.name == "kd" and not alone else p.weight
+        losses[p.name] = {"weight": own(weight), "at": p.at, **p.settings}
     return losses

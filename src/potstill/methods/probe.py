@@ -2,30 +2,56 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from potstill.errors import ModelError
+from potstill.methods import trace
 from potstill.schemes.scheme import At, Pair
 from potstill.taps import Tapped, first_tensor
 from potstill.types import Shape
 
 BLOCKS = 4  # how many of a transformer's blocks stand for its stages
+RULE = re.compile(
+    r"(?P<what>penultimate|pooled|stem|(?P<stage>last|stages|stage:\d+))(?(stage)(?:@(?P<where>pre|t_pre))?)"
+)
+LACKS = {
+    "penultimate": "no last linear layer that reads a vector",
+    "pooled": "no map whose average over positions its last linear layer reads",
+}
+HINTS = {
+    "penultimate": "sp, which compares the last maps, or losses.NAME.at=[student_spot, teacher_spot]",
+    "pooled": "srrl or fitnet, which need no such map, or losses.NAME.at=[student_spot, teacher_spot]",
+}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What one module did in the dry pass: its output's shape without the batch, how often it ran, whether it can be tapped."""
+    """What one module did in the dry pass.
+
+    Attributes:
+        shape: of its output, without the batch.
+        kind: name of its class.
+        calls: how often it ran.
+        tappable: whether its output can be a spot: it ran once and nothing overwrote it.
+        parameters: how many it has.
+        hears: whether its input can be a spot, ``path@in``.
+        signed: whether its output has negative values.
+    """
 
     shape: Shape
     kind: str
     calls: int
     tappable: bool
     parameters: int
+    hears: bool = True
+    signed: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,6 +64,10 @@ class Look:
         head: the path of that layer.
         layers: every module that ran, by path, in the order in which they finished.
         logits: shape of the logits without the batch.
+        stem: the spot in front of the first stage; None where that reads the picture.
+        before: the spot before the activation that ends a stage, by stage; the stage itself where none does.
+        norms: the BatchNorm before that activation, by spot.
+        pooled: the last map whose average over positions is the penultimate vector; None where there is none.
     """
 
     stages: tuple[str, ...]
@@ -45,31 +75,92 @@ class Look:
     head: str | None
     layers: Mapping[str, Layer]
     logits: Shape
+    stem: str | None = None
+    before: Mapping[str, str] = field(default_factory=dict)
+    norms: Mapping[str, str] = field(default_factory=dict)
+    pooled: str | None = None
 
 
 @torch.no_grad()
 def look(net: nn.Module, x: Tensor, prepare: nn.Module | None = None) -> Look:
     """Run ``net`` once, in eval mode, on the pictures ``x``, (B, C, H, W), and report; the net is left as it was.
 
-    A net that says where its stages end (``net.stages``, as the zoo's do) is believed. Else a stage ends at the last module
-    of each resolution; in a transformer, at the end of each quarter of its largest list of like blocks.
+    A net that says where its stages end (``net.stages``, as the zoo's do) is believed, and so is its ``stem``. Else a stage
+    ends at the last module of each resolution; in a transformer, at the end of each quarter of its largest list of like blocks.
     """
-    found: dict[str, tuple[Tensor, int, int]] = {}
-    inputs: dict[str, Any] = {}
+    calls, picture, logits = _dry_pass(net, x, prepare)
+    modules = dict(net.named_modules())
+    layers = {
+        path: Layer(
+            tuple(c.output.shape[1:]),
+            type(modules[path]).__name__,
+            c.calls,
+            c.calls == 1 and c.output._version == c.output_version,
+            sum(p.numel() for p in modules[path].parameters()),
+            c.calls == 1 and isinstance(c.given, Tensor) and c.given._version == c.given_version,
+            bool((c.output < 0).any()),
+        )
+        for path, c in calls.items()
+    }
+    head = next(
+        (
+            path
+            for path in reversed(layers)
+            if isinstance(modules[path], nn.Linear)
+            and layers[path].calls == 1
+            and layers[path].shape == tuple(logits.shape[1:])
+        ),
+        None,
+    )
+    vector = calls[head].given if head else None
+    vector = vector if isinstance(vector, Tensor) and vector.ndim == 2 else None
+    stages, stem = getattr(net, "stages", None), getattr(net, "stem", None)
+    if not (isinstance(stages, tuple) and all(s in layers for s in stages)):
+        stages = _stages(layers, modules)
+    if not (isinstance(stem, str) and stem in layers and layers[stem].tappable):
+        first = stages[0] if stages and layers[stages[0]].hears else None
+        stem = f"{first}@in" if first and calls[first].given is not picture else None
+    before = {stage: trace.before(stage, calls, modules) or stage for stage in stages}
+    norms = {spot: trace.norm(spot, calls, modules) for spot in before.values() if spot.endswith("@in")}
+    return Look(
+        stages,
+        f"{head}@in" if vector is not None else None,
+        head,
+        layers,
+        tuple(logits.shape[1:]),
+        stem,
+        before,
+        {spot: path for spot, path in norms.items() if path},
+        trace.pooled(vector, calls, [path for path, layer in layers.items() if layer.tappable]),
+    )
+
+
+def _dry_pass(
+    net: nn.Module, x: Tensor, prepare: nn.Module | None
+) -> tuple[dict[str, trace.Call], Tensor | None, Tensor]:
+    """What every module did, by path, in the order in which they finished; what the net itself was given; its logits."""
+    calls: dict[str, trace.Call] = {}
+    versions: dict[str, int] = {}
+    given: list[Tensor] = []
+
+    def ahead(path: str, module: nn.Module, args: Any) -> None:
+        if args and isinstance(args[0], Tensor):
+            versions[path] = args[0]._version
+            if not path:
+                given.append(args[0])
 
     def after(path: str, module: nn.Module, args: Any, output: Any) -> None:
         try:
             value = first_tensor(output, path)
         except ModelError:
             return
-        calls = found.pop(path, (value, 0, 0))[1]  # popped, so that the dictionary keeps the order of finishing
-        found[path] = (value, calls + 1, value._version)
-        inputs[path] = args[0] if args else None
+        # popped, so that the dictionary keeps the order of finishing
+        times = calls.pop(path).calls if path in calls else 0
+        calls[path] = trace.Call(value, args[0] if args else None, times + 1, value._version, versions.get(path, -1))
 
     modes = {m: m.training for m in net.modules()}
-    hooks = [
-        m.register_forward_hook(lambda m, a, o, p=path: after(p, m, a, o)) for path, m in net.named_modules() if path
-    ]
+    hooks = [m.register_forward_pre_hook(partial(ahead, path)) for path, m in net.named_modules()]
+    hooks += [m.register_forward_hook(partial(after, path)) for path, m in net.named_modules() if path]
     try:
         net.eval()
         logits = Tapped(net, (), prepare)(x)["logits"]
@@ -84,32 +175,7 @@ def look(net: nn.Module, x: Tensor, prepare: nn.Module | None = None) -> Look:
             hook.remove()
         for module, training in modes.items():
             module.training = training
-    modules = dict(net.named_modules())
-    layers = {
-        path: Layer(
-            tuple(value.shape[1:]),
-            type(modules[path]).__name__,
-            calls,
-            calls == 1 and value._version == version,
-            sum(p.numel() for p in modules[path].parameters()),
-        )
-        for path, (value, calls, version) in found.items()
-    }
-    head = next(
-        (
-            path
-            for path in reversed(layers)
-            if isinstance(modules[path], nn.Linear)
-            and layers[path].calls == 1
-            and layers[path].shape == tuple(logits.shape[1:])
-        ),
-        None,
-    )
-    penultimate = f"{head}@in" if head and isinstance(inputs[head], Tensor) and inputs[head].ndim == 2 else None
-    stages = getattr(net, "stages", None)
-    if not (isinstance(stages, tuple) and all(s in layers for s in stages)):
-        stages = _stages(layers, modules)
-    return Look(stages, penultimate, head, layers, tuple(logits.shape[1:]))
+    return calls, given[0] if given else None, logits
 
 
 def _stages(layers: Mapping[str, Layer], modules: Mapping[str, nn.Module]) -> tuple[str, ...]:
@@ -161,8 +227,14 @@ def spots(at: str | Sequence[Any], student: Look, teacher: Look) -> At:
     """The spots that ``at`` means for this pair of nets.
 
     Args:
-        at: a rule (``logits``, ``penultimate``, ``last``, ``stage:K`` counted from 1, ``stages``), a module path for both nets,
-            a pair ``[student's, teacher's]``, or a list of pairs.
+        at: a module path for both nets, a pair ``[student's, teacher's]``, a list of pairs, or a rule:
+
+            * ``logits``; ``penultimate``: the vector that the last linear layer reads; ``pooled``: the last map, whose average
+              over positions that vector is;
+            * ``last``, ``stage:K`` (counted from 1), ``stages`` (a list): where stages end. ``last@pre`` and so on: before the
+              activation that ends the stage, where a module does; ``stages@t_pre``: that of the teacher alone;
+            * rules joined by ``+``, a list: ``stages+penultimate``, ``stem+stages`` (the stem is what stands in front of the
+              first stage; left out where one of the nets has none).
 
     Raises:
         ModelError: the pair has no such spot.
@@ -171,21 +243,41 @@ def spots(at: str | Sequence[Any], student: Look, teacher: Look) -> At:
         if len(at) == 2 and all(isinstance(a, str) for a in at):
             return (at[0], at[1])
         return [a if isinstance(a, str) else (a[0], a[1]) for a in at]
-    if at == "penultimate":
-        if not (student.penultimate and teacher.penultimate):
-            who = "student" if not student.penultimate else "teacher"
-            raise ModelError(
-                f"the {who} has no last linear layer that reads a vector",
-                hint="losses.NAME.at=[student_spot, teacher_spot]",
-            )
-        return (student.penultimate, teacher.penultimate)
-    if at in ("last", "stages") or at.startswith("stage:"):
-        found = pairs(student, teacher)
-        if not found:
-            raise ModelError(
-                "no stages were found in student or teacher", hint="losses.NAME.at=[student_spot, teacher_spot]"
-            )
-        if at == "stages":
-            return list(found)
-        return found[-1] if at == "last" else found[min(int(at.removeprefix("stage:")), len(found)) - 1]
-    return at
+    rules = [RULE.fullmatch(part) for part in at.split("+")]
+    if not all(rules):
+        return at
+    found = [pair for rule in rules if rule for pair in _by_rule(rule["what"], rule["where"], student, teacher)]
+    return found[0] if len(found) == len(rules) == 1 and not at.startswith("stages") else found
+
+
+def _by_rule(what: str, where: str | None, student: Look, teacher: Look) -> list[Pair]:
+    both = {"student": student, "teacher": teacher}
+    if what in LACKS:
+        for who, net in both.items():
+            if getattr(net, what) is None:
+                raise ModelError(f"the {who} has {LACKS[what]}", hint=HINTS[what])
+        return [(getattr(student, what), getattr(teacher, what))]
+    if what == "stem":
+        return [(student.stem, teacher.stem)] if student.stem and teacher.stem else []
+    found = pairs(student, teacher)
+    if not found:
+        raise ModelError(
+            "no stages were found in student or teacher", hint="losses.NAME.at=[student_spot, teacher_spot]"
+        )
+    if what != "stages":
+        found = [found[-1] if what == "last" else found[min(int(what.removeprefix("stage:")), len(found)) - 1]]
+    if where == "pre":
+        found = [(_before(s, "student", student), t) for s, t in found]
+    return [(s, _before(t, "teacher", teacher)) for s, t in found] if where else found
+
+
+def _before(stage: str, who: str, net: Look) -> str:
+    spot = net.before.get(stage, stage)
+    layer = net.layers[spot.removesuffix("@in")]
+    if spot.endswith("@in") and not layer.hears:
+        why = f"runs {layer.calls} times in a pass" if layer.calls > 1 else "works in place, which overwrites its input"
+        raise ModelError(
+            f"what the {who} says before the activation {spot.removesuffix('@in')!r} cannot be heard: that layer {why}",
+            hint="give every activation a layer of its own with inplace=False, or losses.NAME.at=stages",
+        )
+    return spot
