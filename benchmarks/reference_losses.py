@@ -1,0 +1,206 @@
+"""The losses as the field's reference code computes them, in our words: what `benchmarks/losses.py` compares with.
+
+Each entry of :data:`REFERENCES` takes a loss of the zoo, whose parameters and memories it reads, and the batch, and gives a
+function of what student and teacher say, whose result is the mean over the batch. These forms broadcast, gather and loop
+over powers of the batch, because the code that the published tables were made with does.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from potstill.types import Batch
+
+Says = Any  # a tensor, or a list of them
+Reference = Callable[[Says, Says], Tensor]
+
+
+def kd(loss: Any, batch: Batch) -> Reference:
+    """KL divergence of softened probabilities, summed, over the batch size."""
+
+    def run(s: Tensor, t: Tensor) -> Tensor:
+        T = loss.temperature
+        log_p, q = F.log_softmax(s / T, 1), F.softmax(t / T, 1)
+        return F.kl_div(log_p, q, reduction="sum") * T**2 / len(s)
+
+    return run
+
+
+def at(loss: Any, batch: Batch) -> Reference:
+    """Powers averaged over channels, normalised; the mean squared difference of each stage, added up."""
+
+    def attention(f: Tensor) -> Tensor:
+        return F.normalize(f.pow(loss.p).mean(1).flatten(1))
+
+    def run(s: Sequence[Tensor], t: Sequence[Tensor]) -> Tensor:
+        return torch.stack([(attention(f) - attention(g)).pow(2).mean() for f, g in zip(s, t, strict=True)]).sum()
+
+    return run
+
+
+def sp(loss: Any, batch: Batch) -> Reference:
+    """Gram matrices of flattened maps, rows normalised, squared difference over B²."""
+
+    def run(s: Tensor, t: Tensor) -> Tensor:
+        f, g = s.flatten(1), t.flatten(1)
+        a, b = F.normalize(torch.mm(f, f.t())), F.normalize(torch.mm(g, g.t()))
+        return (b - a).pow(2).sum() / len(s) ** 2
+
+    return run
+
+
+def pkt(loss: Any, batch: Batch) -> Reference:
+    """Cosines between all samples as probabilities, compared by a logarithm of their ratio."""
+    eps = 1e-7
+
+    def neighbours(x: Tensor) -> Tensor:
+        x = x / (x.pow(2).sum(1, keepdim=True).sqrt() + eps)
+        k = (torch.mm(x, x.t()) + 1) / 2
+        return k / k.sum(1, keepdim=True)
+
+    def run(s: Tensor, t: Tensor) -> Tensor:
+        p, q = neighbours(s), neighbours(t)
+        return (q * torch.log((q + eps) / (p + eps))).mean()
+
+    return run
+
+
+def rkd(loss: Any, batch: Batch) -> Reference:
+    """Distances by expanded squares; angles from the B x B x D tensor of all differences."""
+
+    def distances(x: Tensor) -> Tensor:
+        square = x.pow(2).sum(1)
+        d = (square[:, None] + square[None] - 2 * torch.mm(x, x.t())).clamp(min=1e-12).sqrt()
+        d = d * (1 - torch.eye(len(x)))
+        return d / d[d > 0].mean()
+
+    def angles(x: Tensor) -> Tensor:
+        difference = F.normalize(x[None] - x[:, None], dim=2)
+        return torch.bmm(difference, difference.transpose(1, 2)).flatten()
+
+    def run(s: Tensor, t: Tensor) -> Tensor:
+        with torch.no_grad():
+            d, a = distances(t), angles(t)
+        return loss.distance_weight * F.smooth_l1_loss(distances(s), d) + loss.angle_weight * F.smooth_l1_loss(
+            angles(s), a
+        )
+
+    return run
+
+
+def ab(loss: Any, batch: Batch) -> Reference:
+    """Two masked squares for every element of every map; later stages count twice as much as those before."""
+
+    def boundary(s: Tensor, t: Tensor) -> Tensor:
+        m = loss.margin
+        silent, fires = (s > -m) & (t <= 0), (s <= m) & (t > 0)
+        return ((s + m).pow(2) * silent.float() + (s - m).pow(2) * fires.float()).sum() / len(s)
+
+    def run(s: Sequence[Tensor], t: Sequence[Tensor]) -> Tensor:
+        mapped = [connector(f) for connector, f in zip(loss.connectors, s, strict=True)]
+        stages = [boundary(f, g) / 2 ** (len(s) - i - 1) for i, (f, g) in enumerate(zip(mapped, t, strict=True))]
+        return torch.stack(stages).sum() / 1000 * 3
+
+    return run
+
+
+def ft(loss: Any, batch: Batch) -> Reference:
+    """The paraphraser runs under autograd, and its gradients are computed for nobody."""
+    paraphraser = copy.deepcopy(loss.paraphraser).requires_grad_()
+
+    def factor(f: Tensor) -> Tensor:
+        return F.normalize(f.pow(2).mean(1).flatten(1))
+
+    def run(s: Tensor, t: Tensor) -> Tensor:
+        return (factor(loss.translator(s)) - factor(paraphraser.encoder(t))).abs().mean()
+
+    return run
+
+
+def nst(loss: Any, batch: Batch) -> Reference:
+    """The kernel of every pair of channels through a product of shape B x c x C x HW."""
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a[:, None] * b[:, :, None]).sum(-1).pow(2)
+
+    def mmd(f: Tensor, g: Tensor) -> Tensor:
+        s, t = F.normalize(f.flatten(2), dim=2), F.normalize(g.flatten(2), dim=2)
+        return kernel(t, t).mean() + kernel(s, s).mean() - 2 * kernel(s, t).mean()
+
+    def run(s: Sequence[Tensor], t: Sequence[Tensor]) -> Tensor:
+        return torch.stack([mmd(f, g) for f, g in zip(s, t, strict=True)]).sum()
+
+    return run
+
+
+def fsp(loss: Any, batch: Batch) -> Reference:
+    """The flow matrix through a product of shape B x c x c' x HW."""
+
+    def flow(maps: Sequence[Tensor]) -> list[Tensor]:
+        matrices = []
+        for f, g in pairwise(maps):
+            size = min(f.shape[2], g.shape[2])
+            low, high = (F.adaptive_avg_pool2d(h, size).flatten(2) for h in (f, g))
+            matrices.append((low[:, :, None] * high[:, None]).mean(-1))
+        return matrices
+
+    def run(s: Sequence[Tensor], t: Sequence[Tensor]) -> Tensor:
+        return torch.stack([(a - b).pow(2).mean() for a, b in zip(flow(s), flow(t), strict=True)]).sum()
+
+    return run
+
+
+def crd(loss: Any, batch: Batch) -> Reference:
+    """B x (K + 1) rows are gathered from each memory and scored in probabilities; the memories are then written.
+
+    The negatives are given, as the data loader of the reference draws them: their cost is not counted here.
+    """
+    banks = {"student": loss.memory.student.clone(), "teacher": loss.memory.teacher.clone()}
+    z: dict[str, Tensor] = {}
+    index = crd_index(loss, batch)
+    n, K, eps, T, keep = len(banks["student"]), index.shape[1] - 1, 1e-7, loss.memory.temperature, loss.memory.momentum
+
+    def embedding(layer: Any, v: Tensor) -> Tensor:
+        x = layer.map(v)
+        return x / x.pow(2).sum(1, keepdim=True).sqrt()
+
+    def contrast(side: str, e: Tensor, bank: Tensor) -> Tensor:
+        rows = torch.index_select(bank, 0, index.flatten()).view(*index.shape, -1)
+        score = torch.exp(torch.bmm(rows, e[:, :, None])[:, :, 0] / T)
+        if side not in z:
+            z[side] = score.detach().mean() * n
+        h, noise = score / z[side], K / n
+        positive = torch.log(h[:, 0] / (h[:, 0] + noise + eps))
+        negative = torch.log(noise / (h[:, 1:] + noise + eps))
+        return -(positive.sum() + negative.sum()) / len(e)
+
+    def run(s: Tensor, t: Tensor) -> Tensor:
+        e_s, e_t = embedding(loss.embed_s, s), embedding(loss.embed_t, t)
+        value = contrast("student", e_s, banks["teacher"]) + contrast("teacher", e_t, banks["student"])
+        with torch.no_grad():
+            for side, e in (("student", e_s), ("teacher", e_t)):
+                mixed = keep * banks[side][batch.ids] + (1 - keep) * e
+                banks[side][batch.ids] = mixed / mixed.pow(2).sum(1, keepdim=True).sqrt()
+        return value
+
+    return run
+
+
+def crd_index(loss: Any, batch: Batch) -> Tensor:
+    """The positive and the negatives of each sample, (B, 1 + K), the same at every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        index: Tensor = loss.draw(batch.ids)
+    return index
+
+
+REFERENCES: dict[str, Callable[[Any, Batch], Reference]] = {
+    f.__name__: f for f in (kd, at, sp, pkt, rkd, ab, ft, nst, fsp, crd)
+}
