@@ -11,15 +11,27 @@ def test_parity(golden, name: str) -> None:
     case.check(AT()(case["student_*"], case["teacher_*"]))
 
 
-def test_by_hand_with_another_power() -> None:
+@pytest.mark.parametrize("p", [1.0, 3.0, 4.0])
+def test_by_hand_with_another_power(p: float) -> None:
     s, t = torch.randn(2, 3, 2, 2), torch.randn(2, 5, 2, 2)
 
     def attention(f: torch.Tensor) -> torch.Tensor:
-        a = (f.abs() ** 3).mean(0).flatten()
+        a = (f.abs() ** p).mean(0).flatten()
         return a / a.norm()
 
     expected = [((attention(s[b]) - attention(t[b])) ** 2).mean().item() for b in range(2)]
-    assert AT(p=3.0)(s, t).tolist() == pytest.approx(expected, rel=1e-4)
+    assert AT(p=p)(s, t).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("of_s", "of_t"), [((4, 6), (2, 6)), ((2, 3), (2, 6)), ((4, 2), (2, 6))])
+def test_the_larger_feature_is_averaged_on_each_axis(of_s: tuple[int, int], of_t: tuple[int, int]) -> None:
+    s, t = torch.randn(2, 3, *of_s), torch.randn(2, 5, *of_t)
+    H, W = min(of_s[0], of_t[0]), min(of_s[1], of_t[1])
+
+    def averaged(f: torch.Tensor) -> torch.Tensor:
+        return f.unflatten(3, (W, -1)).mean(4).unflatten(2, (H, -1)).mean(3)
+
+    torch.testing.assert_close(AT()(s, t), AT()(averaged(s), averaged(t)))
 
 
 def test_refuses_to_drop_stages_in_silence() -> None:

@@ -32,6 +32,13 @@ def test_blended_targets_take_the_place_of_labels() -> None:
     torch.testing.assert_close(CE()(z, batch=batch([0, 1], q)), -(q * F.log_softmax(z, 1)).sum(1))
 
 
+def test_half_precision_logits_count_in_float32() -> None:
+    z, q = torch.randn(2, 3).half(), torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.5, 0.5]])
+    for targets in (None, q):
+        both = [CE()(x, batch=batch([0, 1], targets)) for x in (z, z.float())]
+        torch.testing.assert_close(*both, rtol=0, atol=0)
+
+
 def test_smoothing() -> None:
     z = torch.randn(2, 4)
     log_p = F.log_softmax(z, 1)

@@ -29,3 +29,8 @@ def test_learns_a_signed_teacher_map_unless_a_relu_ends_the_regressor() -> None:
 def test_vectors_and_tokens() -> None:
     assert FitNet((4,), (6,))(torch.randn(3, 4), torch.randn(3, 6)).shape == (3,)
     assert FitNet((5, 4), (7, 6))(torch.randn(3, 5, 4), torch.randn(3, 7, 6)).shape == (3,)
+
+
+def test_halves_are_compared_in_float32() -> None:
+    s, t = torch.randn(3, 4).half(), torch.randn(3, 4).half()
+    torch.testing.assert_close(hint(s, t), hint(s.float(), t.float()), rtol=0, atol=0)

@@ -44,6 +44,18 @@ def test_refuses_shapes_that_torch_would_broadcast(shape: tuple[int, int]) -> No
         KD()(torch.randn(8, 10), torch.randn(shape))
 
 
+def test_refuses_what_has_more_axes_than_logits() -> None:
+    with pytest.raises(ModelError, match="one shape"):
+        KD()(torch.randn(8, 10, 2), torch.randn(8, 10, 2))
+
+
+def test_standardizing_by_hand() -> None:
+    torch.testing.assert_close(standardized(torch.tensor([[1.0, 3.0]])), torch.tensor([[-1.0, 1.0]]) / 2**0.5)
+    little = 1e-6 * torch.tensor([[-1.0, 0.0, 1.0]])  # of deviation 1e-6, to which the paper adds 1e-7
+    torch.testing.assert_close(standardized(little), little / 1.1e-6, rtol=1e-4, atol=0)
+    assert standardized(torch.ones(2, 1)).tolist() == [[0], [0]]
+
+
 def test_standardizing_a_constant_row_has_a_finite_gradient() -> None:
     z = torch.zeros(2, 5, requires_grad=True)
     standardized(z).square().sum().backward()

@@ -1,0 +1,197 @@
+"""Break each loss in every small way, one at a time, and see whether a test notices.
+
+    python -m benchmarks.mutations --only kd --only at      # about a second a mutant
+    python -m benchmarks.mutations                          # the zoo: hours
+
+A mutant is a loss's file with one term changed (see :mod:`benchmarks.mutants`). It lives in a private copy of the source tree,
+and the loss's own test file and its rows of test_every_loss.py run against it; for a shared file (`--only _maps`) those of every
+loss that imports it. torch and pytest are imported once; each mutant is a forked child. Mutants that no test notices are
+printed with file, line and code, unless EQUIVALENT says why nothing could; the exit status is 1 if there are any.
+Writes a line a file to benchmarks/results/mutations.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import contextlib
+import importlib
+import json
+import os
+import pkgutil
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.mutants import Mutant, mutants
+
+ROOT = Path(__file__).parents[1]
+LOSSES = "src/potstill/losses"
+RESULTS = Path(__file__).parent / "results" / "mutations.jsonl"
+TIMEOUT = 60  # seconds a mutant; a test file takes a few
+OURS = ("potstill", "tests")
+EQUIVALENT: dict[tuple[str, str], str] = {}
+"""(file, the changed statement): why no test can tell it from the original."""
+
+
+def copy_of_the_tree(folder: Path) -> Path:
+    """What the tests of losses need, compiled, in a folder of its own."""
+    skip = shutil.ignore_patterns("__pycache__")
+    for part in ("src", "tests"):
+        shutil.copytree(ROOT / part, folder / part, ignore=skip)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    compileall.compile_dir(folder / "src", quiet=1)
+    return folder
+
+
+def preload(tree: Path) -> None:
+    """Import the tests' world once, then forget what is ours: a child imports its own, changed one."""
+    sys.dont_write_bytecode = True  # a stale one of another mutant would be believed
+    sys.path.insert(0, str(tree / "src"))
+    import pytest  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    modules = ["potstill.methods.build", "potstill.config.load"]
+    for module in (*modules, "safetensors.torch", "torch.distributed", "torch.multiprocessing", "torch._dynamo"):
+        importlib.import_module(module)
+    at = sys.modules["potstill"].__file__
+    assert at is not None
+    assert at.startswith(str(tree)), f"the tests would run against {at}, not against the copy"
+    for name in [m for m in sys.modules if m.split(".")[0] in OURS]:
+        del sys.modules[name]
+
+
+class Rows:
+    """A pytest plugin: keeps the tests of these losses, and notes the first that fails."""
+
+    def __init__(self, losses: set[str], report: int) -> None:
+        self.losses, self.report = losses, report
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = [item for item in items if self.wanted(item)]
+
+    def wanted(self, item: Any) -> bool:
+        slow = any(item.iter_markers("slow")) or any(item.iter_markers("gpu"))
+        own = item.path.name != "test_every_loss.py"
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        return not slow and (own or params.get("name") in self.losses)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            with contextlib.suppress(OSError):
+                os.write(self.report, report.nodeid.removeprefix("tests/losses/").encode()[:500])
+
+
+def run_tests(tree: Path, losses: set[str], own: list[str], timeout: int) -> tuple[str, str]:
+    """The fate of what the tree holds now: ``passed``, ``failed`` or ``timeout``; and the first test that failed."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        code = 99
+        try:
+            signal.alarm(timeout)
+            os.chdir(tree)
+            null = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(null, stream)
+            import pytest
+
+            options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:logging"]
+            plugin = Rows(losses, writer)
+            code = pytest.main([*options, *own], plugins=[plugin])
+            if code == 0:  # its own tests pass: now the contract
+                code = pytest.main([*options, "tests/losses/test_every_loss.py"], plugins=[plugin])
+        finally:
+            os._exit(int(code))
+    os.close(writer)
+    _, status = os.waitpid(child, 0)
+    with os.fdopen(reader, "rb") as pipe:
+        by = pipe.read().decode(errors="replace")
+    if os.WIFSIGNALED(status):
+        return ("timeout" if os.WTERMSIG(status) == signal.SIGALRM else "failed"), "a signal"
+    code = os.WEXITSTATUS(status)
+    if code not in (0, 1, 2):  # 2: the file cannot be imported
+        raise SystemExit(f"pytest ended with {code} on {sorted(losses)}")
+    return ("failed" if code else "passed"), by or ("import" if code else "")
+
+
+def tests_of(name: str) -> tuple[set[str], list[str]]:
+    """The losses that a file of ``losses/`` serves, and the test files that are theirs."""
+    files = sorted(m.name for m in pkgutil.iter_modules([str(ROOT / LOSSES)]))
+    users = {f for f in files if f"potstill.losses.{name} import" in (ROOT / LOSSES / f"{f}.py").read_text()}
+    served = {name} if not name.startswith("_") else {f for f in users if not f.startswith("_")}
+    wanted = [f"tests/losses/test_{f.lstrip('_')}.py" for f in sorted(served | {name})]
+    return served, [f for f in wanted if (ROOT / f).exists()]
+
+
+def test(tree: Path, name: str, limit: int | None, timeout: int) -> dict[str, Any]:
+    """Every mutant of a file, or a random ``limit`` of them."""
+    path = tree / LOSSES / f"{name}.py"
+    source, stat, begun = path.read_text(encoding="utf-8"), path.stat(), time.time()
+    losses, own = tests_of(name)
+    if run_tests(tree, losses, own, timeout)[0] != "passed":
+        raise SystemExit(f"{name}: its tests do not pass as it is")
+    todo = list(mutants(source))
+    if limit and limit < len(todo):
+        todo = sorted(random.Random(0).sample(todo, limit), key=lambda m: m.line)
+    fates: Counter[str] = Counter()
+    survivors = []
+    for mutant in todo:
+        if (name, mutant.statement) in EQUIVALENT:
+            fates["equivalent"] += 1
+            continue
+        path.write_text(mutant.source, encoding="utf-8")
+        fate, by = run_tests(tree, losses, own, timeout)
+        fates[fate] += 1
+        if fate == "passed":
+            survivors.append({"line": mutant.line, "before": mutant.before, "after": mutant.after})
+            survivors[-1]["statement"] = mutant.statement
+            print(f"{LOSSES}/{name}.py:{mutant.line}: {described(mutant)}", flush=True)
+        elif os.environ.get("MUTATIONS_VERBOSE"):
+            print(f"    {fate} by {by}: {described(mutant)}", flush=True)
+    path.write_text(source, encoding="utf-8")
+    os.utime(path, (stat.st_atime, stat.st_mtime))
+    killed = fates["failed"] + fates["timeout"]
+    seconds = round(time.time() - begun, 1)
+    print(f"{name}: {killed} of {len(todo)} killed, {fates['equivalent']} equivalent, {seconds} s", flush=True)
+    counts = {"mutants": len(todo), "killed": killed, "timeout": fates["timeout"], "equivalent": fates["equivalent"]}
+    return {"file": f"{LOSSES}/{name}.py", **counts, "seconds": seconds, "survived": survivors}
+
+
+def described(mutant: Mutant) -> str:
+    return f"{mutant.before}  ->  {mutant.after}\n        {mutant.statement}"
+
+
+def main() -> None:
+    files = sorted(m.name for m in pkgutil.iter_modules([str(ROOT / LOSSES)]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--only", action="append", choices=files, help="this file; can be repeated")
+    parser.add_argument("--limit", type=int, help="so many mutants a file at most, drawn at random")
+    parser.add_argument("--timeout", type=int, default=TIMEOUT)
+    a = parser.parse_args()
+    survived = 0
+    with tempfile.TemporaryDirectory() as name:
+        tree = copy_of_the_tree(Path(name))
+        preload(tree)
+        from potstill.runs import git_state, now
+
+        for module in [m for m in sys.modules if m.split(".")[0] in OURS]:
+            del sys.modules[module]
+        for file in a.only or [f for f in files if f not in ("base",)]:
+            found = test(tree, file, a.limit, a.timeout)
+            survived += len(found["survived"])
+            RESULTS.parent.mkdir(exist_ok=True)
+            with open(RESULTS, "a", encoding="utf-8") as out:
+                out.write(json.dumps({**found, "time": now(), "git": git_state()}, ensure_ascii=False) + "\n")
+    sys.exit(survived > 0)
+
+
+if __name__ == "__main__":
+    main()
