@@ -8,6 +8,7 @@ over powers of the batch, because the code that the published tables were made w
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -164,7 +165,7 @@ def crd(loss: Any, batch: Batch) -> Reference:
     """
     banks = {"student": loss.memory.student.clone(), "teacher": loss.memory.teacher.clone()}
     z: dict[str, Tensor] = {}
-    index = crd_index(loss, batch)
+    index = given_index("crd", loss, batch)["index"]
     n, K, eps, T, keep = len(banks["student"]), index.shape[1] - 1, 1e-7, loss.memory.temperature, loss.memory.momentum
 
     def embedding(layer: Any, v: Tensor) -> Tensor:
@@ -193,14 +194,99 @@ def crd(loss: Any, batch: Batch) -> Reference:
     return run
 
 
-def crd_index(loss: Any, batch: Batch) -> Tensor:
-    """The positive and the negatives of each sample, (B, 1 + K), the same at every call."""
+def crcd(loss: Any, batch: Batch) -> Reference:
+    """Every relation between a remembered sample and an anchor is a row of a B x B x (K + 1) x d tensor, made and normalised;
+    gradients at the features come from autograd. Relations without direction are left out, as in the zoo, to be comparable.
+    """
+    index = given_index("crcd", loss, batch)["index"]
+    undefined = index[:, None] == batch.ids[None, :, None]
+    parts = [loss.features, loss.gradients]
+    banks = [{"student": p.memory.student.clone(), "teacher": p.memory.teacher.clone()} for p in parts]
+    z: dict[tuple[int, str], Tensor] = {}
+    n, eps, T, keep = len(banks[0]["student"]), 1e-7, parts[0].memory.temperature, parts[0].memory.momentum
+    noise = (index.shape[1] - 1) / n
+
+    def contrast(key: tuple[int, str], e: Tensor, bank: Tensor) -> Tensor:
+        anchors, others = bank[batch.ids], bank[index]
+        ours = F.normalize(e[:, None] - anchors, dim=2)
+        theirs = F.normalize(others[:, None] - anchors[:, None], dim=3)
+        score = torch.exp(torch.matmul(theirs, ours[..., None])[..., 0].masked_fill(undefined, 0.0) / T)
+        if key not in z:
+            z[key] = score.detach().mean() * n
+        h = score / z[key]
+        terms = torch.log(noise / (h + noise + eps))
+        terms = torch.cat([torch.log(h[..., :1] / (h[..., :1] + noise + eps)), terms[..., 1:]], 2)
+        idle = math.log(noise / (noise + eps))  # what a relation without direction leaves of its term
+        per_anchor = -torch.where(undefined, idle, terms).sum(2) * ~undefined[..., 0]
+        return (per_anchor.sum(1) / (~undefined[..., 0]).sum(1)).mean()
+
+    def slope(v: Tensor, head: Any, graph: bool) -> Tensor:
+        with torch.enable_grad():
+            v = v if v.requires_grad else v.detach().requires_grad_()
+            value = F.cross_entropy(F.linear(v, head.weight, head.bias), batch.y, reduction="sum")
+            (gradient,) = torch.autograd.grad(value, v, create_graph=graph)
+        return gradient
+
+    def run(s: Tensor, t: Tensor) -> Tensor:
+        total = s.new_zeros(())
+        pairs = [(s, t), (slope(s, loss.ours.head, True), slope(t, loss.theirs, False))]
+        for i, (part, bank, (a, b)) in enumerate(zip(parts, banks, pairs, strict=True)):
+            e_s, e_t = F.normalize(part.embed_s.map(a)), F.normalize(part.embed_t.map(b))
+            total = (
+                total + contrast((i, "student"), e_s, bank["teacher"]) + contrast((i, "teacher"), e_t, bank["student"])
+            )
+            with torch.no_grad():
+                for side, e in (("student", e_s), ("teacher", e_t)):
+                    bank[side][batch.ids] = F.normalize(keep * bank[side][batch.ids] + (1 - keep) * e)
+        return total
+
+    return run
+
+
+def kdsvd(loss: Any, batch: Batch) -> Reference:
+    """Singular value decompositions of both sides' maps, the student's under autograd."""
+    k = loss.k
+
+    def aligned(f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            _, sigma, theirs = torch.linalg.svd(g.flatten(2).mT, full_matrices=False)
+        ours = torch.linalg.svd(f.flatten(2).mT, full_matrices=False)[2]
+        a, b = ours[:, : k + 3].mT, theirs[:, :k].mT
+        cos = a.detach().mT @ b
+        nearest = cos.abs().argmax(1, keepdim=True)
+        a = a.gather(2, nearest.expand(-1, a.shape[1], -1)) * cos.gather(1, nearest).sign()
+        weight = F.normalize(sigma[:, :k])[:, None]
+        return a * weight, b * weight
+
+    def kernel(v: Tensor, before: Tensor) -> Tensor:
+        return torch.exp(-(v[:, :, None] - before[:, None]).pow(2) / 8)
+
+    def run(s: Sequence[Tensor], t: Sequence[Tensor]) -> Tensor:
+        both = [aligned(f, g) for f, g in zip(s, t, strict=True)]
+        terms = [(kernel(a, x) - kernel(b, y)).pow(2).sum() / len(a) for (x, y), (a, b) in pairwise(both)]
+        return torch.stack(terms).sum()
+
+    return run
+
+
+def drawn(what: Callable[[], Tensor]) -> Tensor:
+    """Random numbers from one seed, the generator left as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        index: Tensor = loss.draw(batch.ids)
-    return index
+        return what()
+
+
+def given_index(name: str, loss: Any, batch: Batch) -> dict[str, Tensor]:
+    """The samples that a contrastive reference compares with, as an argument of the zoo's loss; else nothing."""
+    if name == "crd":
+        return {"index": drawn(lambda: loss.draw(batch.ids))}
+    if name == "crcd":
+        return {
+            "index": drawn(lambda: torch.cat([batch.ids[:, None], loss.others(batch.ids, loss.negatives, False)], 1))
+        }
+    return {}
 
 
 REFERENCES: dict[str, Callable[[Any, Batch], Reference]] = {
-    f.__name__: f for f in (kd, at, sp, pkt, rkd, ab, ft, nst, fsp, crd)
+    f.__name__: f for f in (kd, at, sp, pkt, rkd, ab, ft, nst, fsp, kdsvd, crd, crcd)
 }
