@@ -95,7 +95,9 @@ def mutants(source: str) -> Iterator[Mutant]:
                         seen.add(text)
                         changed = new if node is above and isinstance(new, ast.stmt) else above
                         before, after = (ast.unparse(x).splitlines()[0] for x in (node, new))
-                        first = ast.unparse(changed).splitlines()[0]
+                        first = (
+                            f"pass  # {before}" if isinstance(new, ast.Pass) else ast.unparse(changed).splitlines()[0]
+                        )
                         yield Mutant(getattr(node, "lineno", statement.lineno), before, after, first, text)
                     place.put(node)
 

@@ -36,7 +36,11 @@ LOSSES = "src/potstill/losses"
 RESULTS = Path(__file__).parent / "results" / "mutations.jsonl"
 TIMEOUT = 60  # seconds a mutant; a test file takes a few
 OURS = ("potstill", "tests")
-EQUIVALENT: dict[tuple[str, str], str] = {}
+PROMOTES = "mse_loss computes in the wider type of the two"
+EQUIVALENT: dict[tuple[str, str], str] = {
+    ("fitnet", "return F.mse_loss(mapped, t.float(), reduction='none').flatten(1).mean(1)"): PROMOTES,
+    ("fitnet", "return F.mse_loss(mapped.float(), t, reduction='none').flatten(1).mean(1)"): PROMOTES,
+}
 """(file, the changed statement): why no test can tell it from the original."""
 
 
