@@ -58,6 +58,44 @@ def test_stages_of_a_plain_convolutional_net() -> None:
     assert look(Vgg(inplace=False), X).layers["features.1"].tappable
 
 
+class Bottleneck(nn.Module):
+    """The resolution is halved by its second convolution."""
+
+    def __init__(self, c: int, d: int, stride: int) -> None:
+        super().__init__()
+        self.reduce, self.act = nn.Conv2d(c, d // 2, 1), nn.ReLU()
+        self.conv, self.expand = nn.Conv2d(d // 2, d // 2, 3, stride, 1), nn.Conv2d(d // 2, d, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.expand(self.conv(self.act(self.reduce(x)))).relu()
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(c)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def test_a_stage_ends_in_front_of_the_block_that_halves_the_resolution() -> None:
+    stages = [
+        nn.Sequential(Bottleneck(c, d, s), Bottleneck(d, d, 1)) for c, d, s in ((3, 8, 1), (8, 12, 2), (12, 20, 2))
+    ]
+    net = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 5))
+    assert look(net, X).stages == ("0", "1", "2")
+    body = nn.Sequential(stages[0], nn.Sequential(*stages[1:]))  # the second halves it twice
+    net = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 5))
+    assert look(net, X).stages == ("0.0", "0.1.0", "0")
+
+
+def test_what_has_its_channels_last_is_no_stage() -> None:
+    body = [nn.Conv2d(3, 8, 4, 4), ChannelsLast(8), nn.Conv2d(8, 12, 2, 2), ChannelsLast(12)]
+    net = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5))
+    assert look(net, X).stages == ("1", "3")
+
+
 def test_stages_of_a_transformer() -> None:
     assert look(Vit(6), X).stages == ("blocks.0", "blocks.2", "blocks.3", "blocks.5")
     assert look(Vit(2), X).stages == ("blocks.0", "blocks.1")

@@ -116,7 +116,7 @@ def look(net: nn.Module, x: Tensor, prepare: nn.Module | None = None) -> Look:
     vector = vector if isinstance(vector, Tensor) and vector.ndim == 2 else None
     stages, stem = getattr(net, "stages", None), getattr(net, "stem", None)
     if not (isinstance(stages, tuple) and all(s in layers for s in stages)):
-        stages = _stages(layers, modules)
+        stages = _stages(layers, modules, calls, (x if picture is None else picture).shape[2:])
     if not (isinstance(stem, str) and stem in layers and layers[stem].tappable):
         first = stages[0] if stages and layers[stages[0]].hears else None
         stem = f"{first}@in" if first and calls[first].given is not picture else None
@@ -178,13 +178,20 @@ def _dry_pass(
     return calls, given[0] if given else None, logits
 
 
-def _stages(layers: Mapping[str, Layer], modules: Mapping[str, nn.Module]) -> tuple[str, ...]:
+def _stages(
+    layers: Mapping[str, Layer], modules: trace.Modules, calls: trace.Calls, picture: Sequence[int]
+) -> tuple[str, ...]:
     last: dict[Shape, str] = {}
-    for path, layer in layers.items():
-        if len(layer.shape) == 3 and layer.shape[1] > 1 and layer.tappable:
-            last[layer.shape[1:]] = path  # the last to finish at this resolution
+    tappable = [path for path, layer in layers.items() if layer.tappable]
+    for path in tappable:
+        _, h, w = layers[path].shape if len(layers[path].shape) == 3 else (0, 0, 0)
+        # what has another aspect than the picture is no map (C, H, W), but (H, W, C)
+        if h > 1 and abs(h * picture[1] - w * picture[0]) < max(picture):
+            last[h, w] = path  # the last to finish at this resolution
     if len(last) > 1:
-        return tuple(sorted(last.values(), key=list(layers).index))
+        sizes = sorted(last, reverse=True)
+        ends = {trace.end(last[a], b, calls, tappable) for a, b in zip(sizes, [*sizes[1:], None], strict=True)}
+        return tuple(sorted(ends, key=list(layers).index))
     best: list[str] = []
     for path, module in modules.items():
         if isinstance(module, nn.ModuleList | nn.Sequential):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +36,26 @@ class Call(NamedTuple):
 
 Calls = Mapping[str, Call]
 Modules = Mapping[str, nn.Module]
+
+
+def end(last: str, smaller: Sequence[int] | None, calls: Calls, tappable: Sequence[str]) -> str:
+    """Where the stage ends whose resolution ``last`` is the last to have; ``smaller`` is the next resolution, None at the end.
+
+    Many blocks begin to work at the resolution that they then reduce (the first 1x1 convolution of a bottleneck). Such a layer
+    belongs to the next stage: this one ends at what most blocks from its resolution to the next were given, the latest of those;
+    without such blocks, at ``last``.
+    """
+    size = calls[last].output.shape[2:]
+    made = {id(calls[path].output): path for path in tappable}  # of modules with the same output, the last to finish
+    votes = Counter(
+        made[id(call.given)]
+        for path, call in calls.items()
+        if id(call.given) in made
+        and any(other.startswith(f"{path}.") for other in calls)
+        and call.given.shape[2:] == size
+        and (call.output.shape[2:] != size if smaller is None else call.output.shape[2:] == smaller)
+    )
+    return max(votes, key=lambda path: (votes[path], tappable.index(path)), default=last)
 
 
 def before(stage: str, calls: Calls, modules: Modules) -> str | None:
