@@ -85,9 +85,20 @@ def test_a_stage_ends_in_front_of_the_block_that_halves_the_resolution() -> None
     ]
     net = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 5))
     assert look(net, X).stages == ("0", "1", "2")
-    body = nn.Sequential(stages[0], nn.Sequential(*stages[1:]))  # the second halves it twice
-    net = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 5))
-    assert look(net, X).stages == ("0.0", "0.1.0", "0")
+
+
+def test_a_body_that_halves_the_resolution_twice_is_no_block() -> None:
+    layers = [
+        nn.Conv2d(4, 4, 3, 1, 1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 3, 1, 1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ]
+    stem, body = nn.Conv2d(3, 4, 3, 1, 1), nn.Sequential(*layers)
+    net = nn.Sequential(stem, body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+    assert look(net, X).stages == ("1.1", "1.4", "1")
 
 
 def test_what_has_its_channels_last_is_no_stage() -> None:
