@@ -64,7 +64,8 @@ class Bottleneck(nn.Module):
     def __init__(self, c: int, d: int, stride: int) -> None:
         super().__init__()
         self.reduce, self.act = nn.Conv2d(c, d // 2, 1), nn.ReLU()
-        self.conv, self.expand = nn.Conv2d(d // 2, d // 2, 3, stride, 1), nn.Conv2d(d // 2, d, 1)
+        self.conv = nn.Sequential(nn.Conv2d(d // 2, d // 2, 3, stride, 1), nn.ReLU())
+        self.expand = nn.Conv2d(d // 2, d, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.expand(self.conv(self.act(self.reduce(x)))).relu()
