@@ -317,3 +317,13 @@ def test_two_processes_from_the_command_line(teacher_run: Path) -> None:
     assert len((Path("runs/two/student-s0/metrics.jsonl")).read_text().splitlines()) == 2
     assert done.stderr.count("student alone, seed 0") == 1
     assert done.stdout.split() == ["runs/two"]
+
+
+def test_tiny_nets_run_on_one_thread(teacher_run: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        r = potstill.distill(str(teacher_run), STUDENT, epochs=1, control=False, track=[], quiet=True)
+        assert r.facts["threads"] == torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

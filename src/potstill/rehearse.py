@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import cast
 
 import torch
 
+from potstill.cost import macs
 from potstill.methods.build import Built
 from potstill.prepare import ALONE, Ready, count, losses_of
 from potstill.schemes.scheme import Scheme, total
+from potstill.taps import Frozen, Tapped
 from potstill.types import Batch
 
-SMALL_STEP = 0.05
-"""Seconds of a step below which one thread may be faster than all."""
+SMALL_STEP = 2e8
+"""Multiply-adds of a step below which one thread is faster than several, which then mostly wait for each other."""
 
 
 def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
     """Run a few steps with a throw-away student (or teacher, where that is taught first): do shapes fit, how long is a step?
 
     Says what it saw in ``ready.lines``: the spots, the size of each loss at the first step, the seconds of a step. On a CPU
-    it also finds out whether one thread is faster than all (it is, for tiny nets) and sets torch to that.
+    it also sets torch to one thread where the nets are tiny.
 
     Args:
         threads: what a run was started with: sums of floats depend on it, so a resumed run must not choose anew.
@@ -31,24 +34,17 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
         built = ready.build(ready.fresh_teacher(config.seed), ALONE, None)
     else:
         built = ready.build(ready.student(config.seed), losses_of(config), ready.teacher)
+    scheme = built.scheme.train()
     stream = ready.stream(config.seed, labels_only=teach_first or config.kind == "train")
     batches = list(itertools.islice(stream.epoch(0), steps))
+    if ready.fabric.device.type == "cpu" and (threads or work(ready, scheme) < SMALL_STEP):
+        torch.set_num_threads(threads or 1)
     try:
-        scheme = ready.placed(built.scheme).train()
-        seconds, first = _timed(ready, scheme, batches)
+        seconds, first = _timed(ready, ready.placed(scheme), batches)
     except RuntimeError:  # `view` on a channels-last map, say; what is wrong in earnest is raised again
         ready.channels_last = False
-        scheme = ready.placed(built.scheme.to(memory_format=torch.contiguous_format)).train()  # type: ignore[call-overload]
-        seconds, first = _timed(ready, scheme, batches)
-    if threads:
-        torch.set_num_threads(threads)
-    elif ready.fabric.device.type == "cpu" and torch.get_num_threads() > 1 and seconds < SMALL_STEP:
-        every = torch.get_num_threads()
-        torch.set_num_threads(1)
-        alone, _ = _timed(ready, scheme, batches)
-        if alone > seconds:
-            torch.set_num_threads(every)
-        seconds = min(seconds, alone)
+        scheme = scheme.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        seconds, first = _timed(ready, ready.placed(scheme), batches)
     if teach_first:
         return built
     for row in built.rows:
@@ -68,6 +64,17 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
         + f"; about {human(duration)} on {ready.fabric.device.type}"
     )
     return built
+
+
+def work(ready: Ready, scheme: Scheme) -> int:
+    """Multiply-adds of a step: forward of all nets, and twice as much again for the backward of those that learn."""
+    one = 0
+    for name in scheme.active:
+        net = scheme.nets[name]
+        tapped = cast(Tapped, net.net if isinstance(net, Frozen) else net)
+        plain = Tapped(tapped.net, (), tapped.prepare).cpu()
+        one += macs(plain, ready.splits.shape) * (1 if isinstance(net, Frozen) else 3)
+    return one * ready.config.data.batch
 
 
 def _timed(ready: Ready, scheme: Scheme, batches: list[Batch]) -> tuple[float, dict[str, float]]:
