@@ -37,9 +37,14 @@ RESULTS = Path(__file__).parent / "results" / "mutations.jsonl"
 TIMEOUT = 60  # seconds a mutant; a test file takes a few
 OURS = ("potstill", "tests")
 PROMOTES = "mse_loss computes in the wider type of the two"
+SCALE = "brought to length or sum 1 afterwards: the scale does not count"
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("at", "return F.normalize(power.sum(1).flatten(1), dim=1)"): SCALE,
     ("fitnet", "return F.mse_loss(mapped, t.float(), reduction='none').flatten(1).mean(1)"): PROMOTES,
     ("fitnet", "return F.mse_loss(mapped.float(), t, reduction='none').flatten(1).mean(1)"): PROMOTES,
+    ("pkt", "near = (inner(unit(x)) + 1) * 2"): SCALE,
+    ("pkt", "near = inner(unit(x)) + 1"): SCALE,
+    ("pkt", "near = (inner(unit(x)) + 1) / 4"): SCALE,
 }
 """(file, the changed statement): why no test can tell it from the original."""
 
