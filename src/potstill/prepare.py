@@ -223,7 +223,7 @@ def prepare(config: Config, objects: Objects | None = None) -> Ready:
         PotstillError: of the class of what is wrong.
     """
     objects = objects or Objects()
-    check_optim(config)
+    check_names(config)
     fabric = make_fabric(config)
     d = config.data
     splits = load(
@@ -373,8 +373,17 @@ def views_of(config: Config, splits: Splits) -> Views:
     return Views(**{**{k: getattr(base, k) for k in ("pad", "flip", "colour", "erase", "mixup", "cutmix")}, **given})
 
 
-def check_optim(config: Config) -> None:
-    """Refuse an optimizer or schedule that torch does not have, before anything is loaded."""
+def check_names(config: Config) -> None:
+    """Refuse what can be refused before anything is loaded: an optimizer or schedule that torch does not have, SimKD."""
+    for name, loss in config.losses.items():
+        if (
+            loss.use == "simkd"
+        ):  # the loss is there for loops of one's own; a run would deliver a classifier that never learned
+            raise ConfigError(
+                f"losses.{name}: SimKD answers through a projector and the teacher's classifier, which a run does not deliver yet",
+                why="the student's own classifier is not trained by it",
+                hint="--method srrl+kd, the nearest",
+            )
     optimizer_of(config)
     make_scheduler(config.schedule.name, config.epochs, config.schedule.warmup, **config.schedule.args)
 
