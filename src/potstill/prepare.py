@@ -380,7 +380,8 @@ def check_names(config: Config) -> None:
             loss.use == "simkd"
         ):  # the loss is there for loops of one's own; a run would deliver a classifier that never learned
             raise ConfigError(
-                f"losses.{name}: SimKD answers through a projector and the teacher's classifier, which a run does not deliver yet",
+                f"losses.{name}: SimKD answers through a projector and the teacher's classifier, "
+                "which a run does not deliver yet",
                 why="the student's own classifier is not trained by it",
                 hint="--method srrl+kd, the nearest",
             )
