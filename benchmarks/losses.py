@@ -183,9 +183,10 @@ def measure(cases: list[Case], rounds: int, seed: int, console: Console) -> None
     rng, todo = random.Random(seed), [(c, form) for c in cases for form in c.forms]
     for c, form in todo:
         console.print(f"  {c.pair} {c.name} {form}", style="dim")
-        if c.name != "step":
-            c.peak[form] = peak(c.forms[form])
-        c.repeat[form] = max(1, min(100, round(LEAST / max(timed(c.forms[form], 1), 1e-5))))
+        start = time.process_time()
+        c.peak[form] = peak(c.forms[form])
+        slow = time.process_time() - start > SLOW  # no need to call it again to know that once is enough
+        c.repeat[form] = 1 if slow else max(1, min(100, round(LEAST / max(timed(c.forms[form], 1), 1e-5))))
         c.seconds[form] = []
     for i in range(rounds):
         rng.shuffle(todo)
