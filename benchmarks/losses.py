@@ -213,16 +213,18 @@ def row(c: Case, cases: list[Case], rounds: int) -> dict[str, Any]:
 
 
 def table(pair: str, rows: list[dict[str, Any]]) -> Table:
-    """The results of a pair for people; apart: how far value and gradient of the two forms are, relative."""
-    shown = Table(title=f"{pair}, batch {BATCH}: forward and backward, CPU ms on one thread (ref: the reference's)")
-    shown.add_column("loss")
-    for head in ("ms", "ref ms", "faster", "MB", "ref MB", "step / KD's", "value apart", "gradient"):
+    """The results of a pair for people."""
+    shown = Table(
+        title=f"{pair}, batch {BATCH}, one thread", caption="ref: the reference's; value, grad: relative errors"
+    )
+    shown.add_column("loss", no_wrap=True)
+    for head in ("ms", "ref", "faster", "MB", "ref", "step/KD", "value", "grad"):
         shown.add_column(head, justify="right", no_wrap=True)
     for r in rows:
         both = "speedup" in r
         shown.add_row(
-            *(r["loss"], f"{r['ms']:.2f}"),
-            *((f"{r['reference_ms']:.2f}", f"{r['speedup']:.2f}") if both else ("", "")),
+            *(r["loss"], f"{r['ms']:.1f}"),
+            *((f"{r['reference_ms']:.1f}", f"{r['speedup']:.2f}") if both else ("", "")),
             *(f"{r['peak_mb']:.1f}", f"{r['reference_peak_mb']:.1f}" if both else "", f"{r['step_ratio']:.3f}"),
             *((f"{r['value_error']:.0e}", f"{r['gradient_error']:.0e}") if both else ("", "")),
         )
