@@ -54,22 +54,22 @@ class Mutant(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a node hangs: ``parent.field``, or ``parent.field[index]``."""
+    """Where a node hangs: ``parent.field``, or ``parent.field[at]``."""
 
     parent: ast.AST
     field: str
-    index: int | None
+    at: int | None
 
     def get(self) -> ast.AST:
         value: Any = getattr(self.parent, self.field)
-        node: ast.AST = value if self.index is None else value[self.index]
+        node: ast.AST = value if self.at is None else value[self.at]
         return node
 
     def put(self, node: ast.AST) -> None:
-        if self.index is None:
+        if self.at is None:
             setattr(self.parent, self.field, node)
         else:
-            getattr(self.parent, self.field)[self.index] = node
+            getattr(self.parent, self.field)[self.at] = node
 
 
 def mutants(source: str) -> Iterator[Mutant]:
@@ -154,8 +154,8 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
     elif isinstance(node, ast.With):
         for item in node.items:
             if called(item.context_expr) in GUARDS:
-                rest = [i for i in node.items if i is not item]
-                yield ast.With(rest, node.body) if rest else ast.If(ast.Constant(True), node.body, [])
+                others = [i for i in node.items if i is not item]
+                yield ast.With(others, node.body) if others else ast.If(ast.Constant(True), node.body, [])
 
 
 def constants(value: object) -> Iterator[ast.AST]:
