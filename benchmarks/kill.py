@@ -30,6 +30,7 @@ SETTINGS = {
     "losses.fitnet.at": ["0", "0"],
     "losses.fitnet.weight": 1.0,
     "control": False,
+    "trust_code": True,  # the teacher is of examples/dropout_net.py too
     "epochs": 4,
     "save_steps": 7,
     "track": [],
