@@ -39,10 +39,16 @@ TIMEOUT = 60  # seconds of CPU a mutant; a test file takes a few
 OURS = ("potstill", "tests")
 PROMOTES = "mse_loss computes in the wider type of the two"
 SCALE = "brought to length or sum 1 afterwards: the scale does not count"
+SPEED = "both forms give the same value; which one is faster depends on the shapes"
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("at", "return F.normalize(power.sum(1).flatten(1), dim=1)"): SCALE,
     ("fitnet", "return F.mse_loss(mapped, t.float(), reduction='none').flatten(1).mean(1)"): PROMOTES,
     ("fitnet", "return F.mse_loss(mapped.float(), t, reduction='none').flatten(1).mean(1)"): PROMOTES,
+    ("nst", "if s.shape[2] <= c:"): SPEED,
+    ("nst", "if s.shape[2] <= C:"): SPEED,
+    ("rkd", "loss = self.distance_weight * difference.mean(1)"): "what it is added to is 0",
+    ("rkd", "x = x - x.mean(0)"): "distances and angles do not see the shift: its gradient is 0 either way",
+    ("rkd", "same = squared <= 1e-06 * size"): "the diagonal is within rounding of 0 as it is",
     ("pkt", "near = (inner(unit(x)) + 1) * 2"): SCALE,
     ("pkt", "near = inner(unit(x)) + 1"): SCALE,
     ("pkt", "near = (inner(unit(x)) + 1) / 4"): SCALE,
