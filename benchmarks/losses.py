@@ -113,11 +113,12 @@ def case(name: str, pair: str) -> Case:
     s, t = (ss, ts) if isinstance(shape, list) else (ss[0], ts[0])
 
     def once(value: Callable[[], Tensor]) -> tuple[Tensor, list[Tensor]]:
-        for x in (*ss, *loss.parameters()):
-            x.grad = None
-        result = value()
+        result, learned = value(), [*ss, *loss.parameters()]
         result.backward()
-        return result.detach(), [torch.zeros_like(x) if x.grad is None else x.grad for x in (*ss, *loss.parameters())]
+        slopes = [torch.zeros_like(x) if x.grad is None else x.grad for x in learned]
+        for x in learned:
+            x.grad = None  # not at the next call, whose memory would seem the smaller
+        return result.detach(), slopes
 
     found = Case(pair, name, sum(p.numel() for p in loss.parameters()), {})
     if name in REFERENCES:
