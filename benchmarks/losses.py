@@ -1,6 +1,6 @@
 """What each loss of the zoo costs, next to the field's reference form where there is one, at the shapes of two published pairs.
 
-    python -m benchmarks.losses                    # about six minutes on one core
+    python -m benchmarks.losses                    # about seven minutes of one core
     python -m benchmarks.losses --only nst --rounds 9
 
 Forward and backward of the loss alone, its adapters included, on fixed features of a batch of 64, one thread. All forms run in
