@@ -156,7 +156,7 @@ def _not_finite(z: Tensor) -> DivergedError:
     return DivergedError(
         f"logits are not finite for {len(bad)} of {len(z)} samples, first sample {int(bad[0])}",
         why="the argmax of NaN is class 0: accuracy would look like chance",
-        hint="a lower learning rate, or precision=32-true",
+        hint="a lower learning rate, or precision=32",
     )
 
 

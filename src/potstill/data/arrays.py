@@ -230,7 +230,7 @@ def to_labels(
         first, known = wrong[0], f"0..{classes - 1}" if classes else "0, 1, 2 ..."
         which = names[first] if names is not None else f"picture {first}"
         raise DataError(
-            f"label {labels[first]!r} of {which} is not a class: expected a whole number of {known}, or -1 for no label"
+            f"label {labels[first].item()!r} of {which} is not a class: expected a whole number of {known}, or -1 for no label"
             + (f" (and {len(wrong) - 1} more such labels)" if len(wrong) > 1 else ""),
             hint="count the classes from 0, as whole numbers",
         )
