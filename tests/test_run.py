@@ -327,3 +327,23 @@ def test_tiny_nets_run_on_one_thread(teacher_run: Path) -> None:
         assert r.facts["threads"] == torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_control_is_not_taken_from_another_net_of_the_same_name(teacher_run: Path) -> None:
+    results = []
+    for width in (4, 16):
+        Path("s.py").write_text(
+            "from torch import nn\n"
+            "def make(num_classes, in_channels=1):\n"
+            f"    return nn.Sequential(nn.Flatten(), nn.Linear(64, {width}), nn.ReLU(), nn.Linear({width}, num_classes))\n"
+        )
+        r = potstill.distill(str(teacher_run), "s.py:make", epochs=1, name=f"w{width}", track=[], quiet=True)
+        state = load_file(r.path / "control-s0" / "student.safetensors")
+        results.append(state["1.weight"].shape[0])
+    assert results == [4, 16]
+
+
+def test_a_control_has_the_steps_of_a_student_that_stopped_early(teacher_run: Path) -> None:
+    r = potstill.distill(str(teacher_run), STUDENT, epochs=40, name="early", track=[], quiet=True, early_stop=1)
+    epochs = [json.loads((r.path / t / "result.json").read_text())["epochs"] for t in ("student-s0", "control-s0")]
+    assert epochs[0] == epochs[1] == r.facts["budget"]["epochs"] < 40

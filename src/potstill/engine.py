@@ -210,7 +210,7 @@ def fit(
             if journal:
                 journal.write(row)
             on_epoch(row)
-            if deadline():
+            if fabric.broadcast(deadline()):  # one process decides for all
                 break
             if at.epoch < stage.epochs and (clock.due(save_every) or save_steps):
                 save()

@@ -36,7 +36,10 @@ def finish(folder: RunFolder, ready: Ready, trials: Mapping[str, list[dict[str, 
     source = folder.path / f"student-s{best['seed']}"
     for name in ("student.safetensors", "student.json"):
         write_atomically(folder.path / name, (source / name).read_bytes())
-    folder.update(results=results, best_seed=best["seed"])
+    done = max(t["epochs"] for t in students)  # fewer than configured where early_stop or time_limit ended them
+    budget = {**folder.facts["budget"], "epochs": done}
+    budget["steps"] = len(ready.stream(ready.config.seed)) * done
+    folder.update(results=results, best_seed=best["seed"], best_epoch=best["best"]["epoch"], budget=budget)
     if ready.teacher is not None:
         _examples(folder, ready, source)
 
@@ -119,7 +122,8 @@ def say_results(folder: RunFolder, console: Console) -> None:
         line("teacher", f"{100 * results['teacher']['test']['top1']:.2f}", cards["teacher"]["parameters"])
     console.say()
     console.say(f" report   {folder.path / 'report.html'}")
-    console.say(f" student  {folder.path / 'student.safetensors'}")
+    which = f"seed {cards['best_seed']}, epoch {cards['best_epoch']}: the best on the validation data"
+    console.say(f" student  {folder.path / 'student.safetensors'} ({which})")
 
 
 def _gain(difference: Mapping[str, Any] | None) -> str:

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 
 from potstill.cost import macs
+from potstill.errors import ModelError
 from potstill.methods.build import Built
 from potstill.prepare import ALONE, Ready, count, losses_of
 from potstill.schemes.scheme import Scheme, total
@@ -44,7 +45,14 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
     except RuntimeError:  # `view` on a channels-last map, say; what is wrong in earnest is raised again
         ready.channels_last = False
         scheme = scheme.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        seconds, first = _timed(ready, ready.placed(scheme), batches)
+        try:
+            seconds, first = _timed(ready, ready.placed(scheme), batches)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            names = ", ".join(config.losses) or "ce"
+            raise ModelError(
+                f"a first step fails: {reason}", hint=f"look at the nets and the losses ({names})"
+            ) from error
     if teach_first:
         return built
     for row in built.rows:

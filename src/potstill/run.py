@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,8 @@ def _start(
         write_atomically(folder.path / "config.yaml", dump(config).encode())
         write_atomically(folder.path / "user.yaml", (user or "{}\n").encode())
         ready.fabric.broadcast(str(folder.path))
+        if folder.path != path:
+            console.say(f" note     {path} is there already and is left as it is: this run is {folder.path}")
     else:
         folder = Follower(Path(ready.fabric.broadcast("")), dict(facts))
     return _go(folder, ready, built, console)
@@ -260,7 +263,7 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console) -> RunR
                 )
             )
             if config.control and config.kind == "distill":
-                trials["control"].append(_control(folder, ready, seed, console, stop))
+                trials["control"].append(_control(folder, ready, seed, trials["student"][-1]["epochs"], console, stop))
             if lead:
                 finish(folder, ready, trials)
     if lead:
@@ -299,13 +302,14 @@ def _teach(folder: RunFolder, ready: Ready, console: Console, stop: Stop) -> Non
     adopt(ready, resolve(str(home), trust_code=True))
 
 
-def _control(folder: RunFolder, ready: Ready, seed: int, console: Console, stop: Stop) -> dict[str, Any]:
+def _control(folder: RunFolder, ready: Ready, seed: int, epochs: int, console: Console, stop: Stop) -> dict[str, Any]:
     """The student alone: the same seed, weights, views and number of steps; learns from the labels only.
 
     It is kept by the hash of all that it depends on, so that another method at the same budget finds it.
     """
     home = folder.path / f"control-s{seed}"
-    key = control_key(ready, seed) if folder.facts["resumable"] else None
+    stop_after = epochs if epochs < ready.config.epochs else None  # the student was stopped early: so is its control
+    key = control_key(ready, seed, stop_after) if folder.facts["resumable"] else None
     kept = Path(folder.path.parent) / ".controls" / key if key else None
     lead = ready.fabric.is_global_zero
     if lead and kept and (kept / "result.json").exists() and not home.exists():
@@ -321,6 +325,7 @@ def _control(folder: RunFolder, ready: Ready, seed: int, console: Console, stop:
         teacher=None,
         console=console,
         stop=stop,
+        stop_after=epochs,
     )
     if lead and kept and not kept.exists():
         kept.parent.mkdir(exist_ok=True)
@@ -333,7 +338,19 @@ def _control(folder: RunFolder, ready: Ready, seed: int, console: Console, stop:
     return result
 
 
-def control_key(ready: Ready, seed: int) -> str:
+def net_hash(module: nn.Module) -> str:
+    """The hash of a net before its training: its layers with their settings, its weights, and the code of its class."""
+    digest = hashlib.sha256(repr(module).encode())
+    for name, value in module.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().float().numpy().tobytes())
+    for cls in sorted({type(m) for m in module.modules()}, key=repr):
+        if not cls.__module__.startswith("torch."):
+            with suppress(OSError, TypeError):
+                digest.update(inspect.getsource(cls).encode())
+    return digest.hexdigest()
+
+
+def control_key(ready: Ready, seed: int, stop_after: int | None = None) -> str:
     """The hash of all that the student alone depends on."""
     config = ready.config.model_dump(mode="json")
     depends = (
@@ -352,6 +369,8 @@ def control_key(ready: Ready, seed: int) -> str:
     facts |= {"data": ready.splits.fingerprint, "batch": config["data"], "views": repr(ready.views), "seed": seed}
     facts |= {"version": __version__, "device": ready.fabric.device.type}
     facts["labels"] = hashlib.sha256(np.ascontiguousarray(ready.splits.train.labels).tobytes()).hexdigest()
+    facts["net"] = net_hash(ready.student(seed).module)
+    facts["stop_after"] = stop_after
     if ready.config.student.weights:
         facts["weights"] = hashlib.sha256(Path(ready.config.student.weights).read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]

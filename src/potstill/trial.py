@@ -70,6 +70,7 @@ def run_trial(
     console: Console,
     stop: Stop,
     epochs: int | None = None,
+    stop_after: int | None = None,
 ) -> dict[str, Any]:
     """Train a net and measure it; go on where an interrupted trial stopped, do nothing where it is done.
 
@@ -77,6 +78,7 @@ def run_trial(
         role: ``student``, ``control`` or ``teacher``: what it is for.
         net: makes the net of a seed.
         epochs: by default those of the run.
+        stop_after: end after so many of them, and by nothing else: a control has the steps that its student had.
 
     Returns:
         what ``result.json`` says (see docs/design.md).
@@ -119,7 +121,7 @@ def run_trial(
         optimizer=optimizer_of(config),
         scheduler=make_scheduler(config.schedule.name, epochs, config.schedule.warmup, **config.schedule.args),
         validate=validate,
-        patience=config.early_stop,
+        patience=None if stop_after else config.early_stop,
         clip=config.clip,
         accumulate=config.accumulate,
         save_best=lambda: {"student": module.state_dict()},
@@ -139,7 +141,9 @@ def run_trial(
             should_stop=stop,
             save_every=config.save_every,
             save_steps=config.save_steps,
-            deadline=lambda: time.monotonic() - began > limit,
+            deadline=(lambda: len(journal.rows()) >= stop_after)
+            if stop_after
+            else (lambda: time.monotonic() - began > limit),
         )
     finally:
         console.end()
@@ -150,6 +154,10 @@ def run_trial(
         tapped.cpu()
         fabric.barrier()
         return dict(json.loads((folder / "result.json").read_text("utf-8")))
+    if len(journal.rows()) < epochs:
+        console.say(
+            f"  ended after {len(journal.rows())} of {epochs} epochs (early_stop, time_limit, or as its student)"
+        )
     result = {
         "role": role,
         "seed": seed,

@@ -246,7 +246,7 @@ def refuse_code(spec: Spec, folder: Path) -> None:
         raise RefusedError(
             f"{folder} says that its student is {what}",
             why="building it would run code that these files name",
-            hint="--trust-code or trust_code=true, if the run is your own or you have read that code",
+            hint="trust_code=true (eval and inspect: --trust-code), if the run is your own or you have read that code",
         )
 
 
