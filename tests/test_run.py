@@ -109,7 +109,8 @@ def test_a_teacher_without_weights_is_taught_first() -> None:
 
 
 def test_partly_labelled_data_give_the_control_its_labels_for_as_many_steps(teacher_run: Path) -> None:
-    r = potstill.distill(str(teacher_run), STUDENT, epochs=1, name="few", track=[], quiet=True, **{"data.labels": 30})
+    few = {"source": "digits", "labels": 30}
+    r = potstill.distill(str(teacher_run), STUDENT, few, epochs=1, name="few", track=[], quiet=True)
     assert r.facts["data"]["labelled"] == 30
     steps = {t: json.loads((r.path / t / "metrics.jsonl").read_text())["step"] for t in ("student-s0", "control-s0")}
     assert steps["student-s0"] == steps["control-s0"] == 17

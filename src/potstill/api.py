@@ -33,7 +33,8 @@ def distill(
             without weights is taught first).
         student: a module (every seed then starts from its weights), a function without arguments that makes a fresh one, or
             a text that names one.
-        data: ``digits``, ``folder:PATH`` ..., a torch ``Dataset`` of (picture, label), or a pair or triple of them.
+        data: ``digits``, ``folder:PATH`` ..., a torch ``Dataset`` of (picture, label), or a pair or triple of them. Each of
+            these three may also be a mapping, as a configuration has it: ``data={"source": "digits", "labels": 100}``.
         method: published methods joined by ``+``; see ``potstill list methods``.
         quiet: print nothing.
         **settings: everything that a configuration has, by the same names: ``epochs=30``, ``seeds=3``, ``optim={"lr": 0.1}``,
@@ -105,6 +106,8 @@ def _resolved(
             continue
         if isinstance(value, str | Path):
             flags[key] = str(value)
+        elif isinstance(value, Mapping):
+            flags |= dict(_flat(value, f"{name}."))
         else:
             setattr(objects, name, value)
             flags[key] = f"object:{getattr(value, '__name__', type(value).__name__)}"
