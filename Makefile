@@ -15,9 +15,12 @@ test: $(READY) check
 test-all: $(READY) check
 	$(BIN)/pytest
 
+docs: $(READY)
+	$(BIN)/python docs/generate.py
+
 check: $(READY)
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/ruff format --check src tests benchmarks examples docs
 	$(BIN)/mypy
 
 $(READY): pyproject.toml constraints.txt

@@ -156,9 +156,9 @@ def test_the_list_of_methods_says_what_presets_say(cli) -> None:
     assert {*rows} == {*methods.PRESETS}
     for name, preset in methods.PRESETS.items():
         assert (rows[name]["year"], rows[name]["use_when"]) == (preset.year, preset.use_when)
-    assert (rows["kd"]["parameters"], rows["fitnet"]["parameters"]) == (False, True)
+    assert (rows["kd"]["parameters"], rows["fitnet"]["parameters"]) == (0, 16768)
     line = next(line for line in cli("list", "methods")[1].splitlines() if line.startswith("fitnet"))
-    assert re.search(r"2015 .* yes +yes ", line)
+    assert re.search(r"2015 .* 16,768  +1\.\d\d  +yes ", line)
 
 
 def test_the_list_of_data_is_that_of_the_sources(cli) -> None:

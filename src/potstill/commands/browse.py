@@ -46,6 +46,8 @@ def list_(
     rows = LISTS[what]()
     shown = [[_word(value) if key != "year" else value for key, value in row.items()] for row in rows]
     SCREEN.result(columns(shown, [head.replace("_", " ") for head in rows[0]] if rows else [what]), rows)
+    if what == "methods":
+        SCREEN.note("step: against that of kd; parameters: the method's own, at resnet32x4 to resnet8x4 (docs/methods)")
     if rows and "name" in rows[0]:
         SCREEN.note(f"more: potstill show {rows[0]['name']}")
 
@@ -117,13 +119,15 @@ def cp(
 
 
 def method_rows() -> list[Row]:
-    """Every method: what it compares, what it costs, when to use it."""
+    """Every method: what it compares, what it costs (measured at resnet32x4 to resnet8x4), when to use it."""
+    cost = methods.measured()
     return [
         {
             "name": p.name,
             "year": p.year,
             "compares": p.compares,
-            "parameters": has_parameters(p.loss),
+            "parameters": cost[p.name]["parameters"] if p.name in cost else has_parameters(p.loss),
+            "step": f"{cost[p.name]['step']:.2f}" if p.name in cost else "",
             "cacheable": p.cacheable,
             "use_when": p.use_when,
         }
@@ -198,27 +202,36 @@ def _method(name: str) -> tuple[str, Row]:
             k: dict(v) if k == "settings" else v for k, v in dataclasses.asdict(preset).items() if k != "settings"
         }
         facts["published_settings"], facts["parameters"] = dict(preset.settings), has_parameters(preset.loss)
-        published = [
-            (
-                "weight",
-                f"{_weight(preset.weight)}; cross-entropy {preset.ce:g} alone"
-                + (f"; KD {_weight(preset.kd)} in {name}+kd" if name != "kd" else ""),
-            ),
-            ("source", preset.weight_source),
-            ("spots", preset.at),
-            *(("setting", f"{k} = {v}") for k, v in preset.settings.items()),
-            ("year", preset.year),
-            ("compares", preset.compares),
-            ("parameters", "yes, thrown away after the training" if facts["parameters"] else "none of its own"),
-            ("cacheable", "yes" if preset.cacheable else "no"),
-            ("use when", preset.use_when),
-            ("notes", preset.notes),
-        ]
-        parts.append("As published\n" + _indent(columns([(k, v) for k, v in published if v != ""])))
+        facts["measured"] = methods.measured().get(name)
+        parts.append("As published\n" + _indent(columns(published(preset))))
         parts.append(
             f"Try\n  potstill distill --method {name} --data digits --teacher zoo:resnet32x4 --student zoo:resnet8x4"
         )
     return "\n\n".join(part for part in parts if part), facts
+
+
+def published(p: methods.Preset) -> list[tuple[str, Any]]:
+    """What a preset says of its method, line by line."""
+    cost = methods.measured().get(p.name)
+    learned = "yes, thrown away after the training" if has_parameters(p.loss) else "none of its own"
+    rows = [
+        (
+            "weight",
+            f"{_weight(p.weight)}; cross-entropy {p.ce:g} alone"
+            + (f"; KD {_weight(p.kd)} in {p.name}+kd" if p.name != "kd" else ""),
+        ),
+        ("source", p.weight_source),
+        ("spots", p.at),
+        *(("setting", f"{k} = {v}") for k, v in p.settings.items()),
+        ("year", p.year),
+        ("compares", p.compares),
+        ("parameters", learned),
+        ("cost", f"a step takes {cost['step']:.2f} times that of kd (resnet32x4 to resnet8x4)" if cost else ""),
+        ("cacheable", "yes" if p.cacheable else "no"),
+        ("use when", p.use_when),
+        ("notes", p.notes),
+    ]
+    return [(k, v) for k, v in rows if v != ""]
 
 
 def _weight(weight: float | Mapping[str, Any]) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from potstill.errors import ConfigError, did_you_mean
@@ -56,3 +59,11 @@ def expand(method: str) -> dict[str, dict[str, Any]]:
         weight = kd if p.name == "kd" and not alone else p.weight
         losses[p.name] = {"weight": own(weight), "at": p.at, **p.settings}
     return losses
+
+
+@cache
+def measured() -> dict[str, dict[str, Any]]:
+    """What methods cost: ``{name: {"step": relative to that of KD, "parameters": of its own}}``, at resnet32x4 to resnet8x4 and
+    batch 64. Written by docs/generate.py from benchmarks/results."""
+    path = Path(__file__).with_name("measured.json")
+    return dict(json.loads(path.read_text("utf-8"))["methods"]) if path.exists() else {}
