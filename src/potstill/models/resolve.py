@@ -18,6 +18,7 @@ from potstill.models import hubs, sources
 from potstill.models.net import Facts, Net
 from potstill.models.preprocess import Preprocess
 from potstill.models.spec import Spec, parse
+from potstill.models.surgery import Surgery
 from potstill.models.weights import existing_file, load_weights, save_weights, sha256, writing
 
 __all__ = ["Net", "load_student", "resolve", "save_student"]
@@ -149,6 +150,8 @@ def save_student(
         "size": None if size is None else list(size),
         "sha256": digest,
     }
+    if net.surgery:  # an older potstill, which could not build it, says so by the format
+        record |= {"format": 2, "surgery": net.surgery.to_json()}
     with writing(folder):
         write_json(folder / "student.json", record)
     return digest
@@ -170,12 +173,13 @@ def literal(value: dict[str, Any]) -> Any:
     return tuple(value["__tuple__"]) if value.keys() == {"__tuple__"} else value
 
 
-def load_student(folder: str | Path, *, trust_code: bool = False) -> Net:
+def load_student(folder: str | Path, *, trust_code: bool = False, module: nn.Module | None = None) -> Net:
     """The student that :func:`save_student` wrote.
 
     Args:
         folder: with student.json and student.safetensors: that of a run.
         trust_code: run the user's code (``FILE.py:NAME``) that student.json names. Only for a run of one's own.
+        module: the net as its owner builds it, where the student was a module object; it is changed in place.
 
     Raises:
         ModelError: a file is missing or damaged, or the net was a module object, which only its owner can build.
@@ -191,20 +195,29 @@ def load_student(folder: str | Path, *, trust_code: bool = False) -> Net:
         raise ModelError(f"{folder} has no student.json: it is not the folder of a finished run")
     record = read_record(folder / "student.json")
     spec, weights = record["model"], folder / "student.safetensors"
-    if spec.startswith("object:"):
+    if spec.startswith("object:") and module is None:
         raise ModelError(
             f"{folder}: this student was a module object ({spec.removeprefix('object:')}) that only its owner can build",
-            hint=f"build it, then potstill.models.load_weights(module, {str(weights)!r})",
+            hint=f"build it, then potstill.models.load_student({str(folder)!r}, module=it)",
         )
-    parsed = parse(spec)._replace(kwargs=record["kwargs"])
-    if not trust_code:
-        refuse_code(parsed, folder)
+    if module is None:
+        parsed = parse(spec)._replace(kwargs=record["kwargs"])
+        if not trust_code:
+            refuse_code(parsed, folder)
     if sha256(existing_file(weights)) != record["sha256"]:
         raise ModelError(
             f"{weights} is not the file that student.json describes: its sha256 differs", hint="copy both again"
         )
-    net = build(parsed, {}, fresh=True)
+    net = build(parsed, {}, fresh=True) if module is None else Net(module, spec, record["kwargs"])
+    if record.get("surgery") is not None:
+        try:
+            net.surgery = Surgery.from_json(record["surgery"])
+            net.surgery.operate(net.module)
+        except ModelError as e:
+            raise ModelError(f"{folder / 'student.json'}: {e.what}", hint=e.hint) from e
     net.notices += load_weights(net.module, weights)
+    if net.surgery:
+        net.surgery.hold_zeros(net.module)
     net.preprocess = None if record["preprocess"] is None else Preprocess.from_json(record["preprocess"])
     net.classes, net.sha256, net.path = record["classes"], record["sha256"], str(weights)
     net.in_channels, net.size = record["in_channels"], record["size"] and tuple(record["size"])
@@ -217,7 +230,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise RefusedError(f"{path} has {path.stat().st_size:,} bytes; a student.json has less than {RECORD_LIMIT:,}")
     try:
         record = json.loads(path.read_bytes(), object_hook=literal)
-        newer = record["format"] != 1
+        newer = record["format"] not in (1, 2)
         kinds: dict[str, Any] = {"model": str, "kwargs": dict, "sha256": str, "classes": list | None}
         kinds |= {"preprocess": dict | None, "in_channels": int | None, "size": list | None}
         strange = [k for k, kind in kinds.items() if not isinstance(record[k], kind)]
@@ -225,7 +238,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is damaged: {type(e).__name__}: {sources.first_line(e)}", hint="copy it again") from e
     if newer:
         raise ModelError(
-            f"{path} has format {record['format']}, this potstill reads format 1", hint="pip install -U potstill"
+            f"{path} has format {record['format']}, this potstill reads formats 1 and 2", hint="pip install -U potstill"
         )
     if strange:
         raise ModelError(f"{path} is damaged: {strange[0]} is {record[strange[0]]!r}", hint="copy it again")
