@@ -237,3 +237,19 @@ def test_cuda(kwargs: dict[str, Any]) -> None:
         assert torch.equal(here.x, there.x.cpu())
         assert torch.equal(here.ids, there.ids.cpu())
         assert torch.equal(here.y, there.y.cpu())
+
+
+def test_views_can_come_back_in_turn_in_new_orders() -> None:
+    free, turns = Stream(data(), 8, seed=1, views=VIEWS), Stream(data(), 8, seed=1, views=VIEWS, cycle=3)
+    assert [next(turns.epoch(e)).views.tolist() for e in range(5)] == [[v] * 8 for v in (0, 1, 2, 0, 1)]
+    assert same(turns.epoch(2), free.epoch(2))
+    assert ids(turns.epoch(3)) == ids(free.epoch(3)) != ids(turns.epoch(0))
+    first, again = ({int(i): x for b in turns.epoch(e) for i, x in zip(b.ids, b.x, strict=True)} for e in (0, 3))
+    assert all(torch.equal(first[i], again[i]) for i in first)
+    with pytest.raises(ConfigError, match="cycle"):
+        Stream(data(), 8, cycle=0)
+
+
+def test_a_long_epoch_takes_the_views_in_turn_too() -> None:
+    views = [v for b in Stream(data(), 25, steps=5, cycle=2).epoch(1) for v in b.views.tolist()]
+    assert views == [1] * 50 + [0] * 50 + [1] * 25

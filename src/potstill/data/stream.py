@@ -42,6 +42,8 @@ class Stream:
         num_classes: of the targets, where ``views`` blends pictures.
         device: where batches come to lie, and where views are computed.
         resident: keep all pictures on the device; None does so on CUDA below 1 GiB. Live datasets never are.
+        cycle: show the same so many views of each picture in turn (view 0 again after view ``cycle - 1``), so that a teacher's
+            answers to them can be kept; the order is new each time all the same. None: always a new view.
 
     Raises:
         ConfigError: a setting out of range.
@@ -63,11 +65,13 @@ class Stream:
         num_classes: int | None = None,
         device: str | torch.device = "cpu",
         resident: bool | None = None,
+        cycle: int | None = None,
     ) -> None:
-        if batch_size < 1 or workers < 0 or (steps is not None and steps < 1) or not 0 <= rank < world:
+        least = min(batch_size, *(n for n in (steps, cycle) if n is not None), 1)
+        if least < 1 or workers < 0 or not 0 <= rank < world:
             raise ConfigError(
-                "batch_size and steps must be 1 or more, workers 0 or more, rank in [0, world); "
-                f"got {batch_size=}, {steps=}, {workers=}, {rank=}, {world=}"
+                "batch_size, steps and cycle must be 1 or more, workers 0 or more, rank in [0, world); "
+                f"got {batch_size=}, {steps=}, {cycle=}, {workers=}, {rank=}, {world=}"
             )
         if views is not None and views.blends and num_classes is None:
             raise ConfigError("mixup and cutmix need num_classes", where="views")
@@ -75,7 +79,7 @@ class Stream:
             raise DataError(f"{len(data)} pictures in batches of {batch_size} are too few for {world} rank(s)")
         self.data, self.batch_size, self.seed, self.views, self.shuffle = data, batch_size, seed, views, shuffle
         self.workers, self.steps, self.rank, self.world, self.num_classes = workers, steps, rank, world, num_classes
-        self.device = torch.device(device)
+        self.device, self.cycle = torch.device(device), cycle
         small = len(data) * int(np.prod(data.shape)) < RESIDENT
         wanted = small and self.device.type == "cuda" if resident is None else resident
         self.resident = wanted and isinstance(data, ArrayData)
@@ -106,7 +110,8 @@ class Stream:
         repeats = -(-total // n)
         numbers = range(e * repeats, (e + 1) * repeats)
         orders = [counter.permutation(n, self.seed, v).numpy() if self.shuffle else np.arange(n) for v in numbers]
-        return np.concatenate(orders)[:total], np.repeat(numbers, n)[:total]
+        views = [v % self.cycle for v in numbers] if self.cycle else list(numbers)
+        return np.concatenate(orders)[:total], np.repeat(views, n)[:total]
 
     def _part(self, a: int, b: int) -> slice:
         """This rank's part of the batch [a, b)."""

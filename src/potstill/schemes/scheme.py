@@ -117,8 +117,12 @@ class Scheme(nn.Module):
         self.active = [n for n in nets if any(n in (link.student, link.teacher) for link in links)]
 
     def speak(self, batch: Batch) -> dict[str, Out]:
-        """What every net that a link reads says about the batch. Spots are stored in the names that links use."""
-        return {name: self.nets[name](batch.x) for name in self.active}
+        """What every net that a link reads says about the batch. Spots are stored in the names that links use.
+
+        A net with ``wants_batch`` is given the batch (whose ids and views a cache needs), others its pictures.
+        """
+        nets = {name: self.nets[name] for name in self.active}
+        return {name: net(batch if getattr(net, "wants_batch", False) else batch.x) for name, net in nets.items()}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``{link name: (B,) weighted loss}``."""
