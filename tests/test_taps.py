@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from potstill.errors import ModelError
-from potstill.taps import Frozen, Tapped, find, first_tensor
+from potstill.taps import Frozen, Spot, Tapped, find, first_tensor
 
 
 class Net(nn.Module):
@@ -38,26 +38,55 @@ def test_hooks_are_removed_when_the_net_fails() -> None:
     assert not any(m._forward_hooks for m in net.modules())
 
 
-@pytest.mark.parametrize("spot", ["features.1", "features.2@in"])
-def test_refuses_what_is_overwritten_in_place(spot: str) -> None:
+def test_refuses_what_is_overwritten_in_place() -> None:
     with pytest.raises(ModelError, match="overwritten"):
-        Tapped(Net(inplace=True), [spot])(X)
-    Tapped(Net(inplace=False), [spot])(X)
+        Tapped(Net(inplace=True), ["features.1"])(X)
+    Tapped(Net(inplace=False), ["features.1"])(X)
 
 
-def test_refuses_a_layer_that_runs_twice_or_not_at_all() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+def test_hears_what_a_layer_overwrites_itself_and_copies_nothing_else() -> None:
+    plain, net = Net(), Net(inplace=True)
+    net.load_state_dict(plain.state_dict())
+    spots = ["features.2@in", "features.2", "fc@in"]
+    said, same = Tapped(net, spots)(X), Tapped(plain, ["features.1", *spots])(X)
+    for spot in ("logits", *spots):
+        torch.testing.assert_close(said[spot], same[spot], rtol=0, atol=0)
+    assert (said["features.2@in"] < 0).any()
+    assert same["features.2@in"] is same["features.1"], "no copy where nothing works in place"
+    grads = []
+    for n, out in ((net, said), (plain, same)):
+        (out["features.2@in"].square().sum() + out["logits"].sum()).backward()
+        grads.append(n.features[0].weight.grad)
+    torch.testing.assert_close(*grads)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.a(self.a(x))
 
-    with pytest.raises(ModelError, match="more than once"):
-        Tapped(Twice(), ["a"])(torch.rand(2, 4))
-    with pytest.raises(ModelError, match="did not run"):
-        Tapped(Twice(), ["b"])(torch.rand(2, 4))
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.a(self.a(x))
+
+
+def test_a_layer_that_runs_twice_or_not_at_all() -> None:
+    net, x = Twice(), torch.rand(2, 4)
+    with pytest.raises(ModelError, match=r"more than once[^#]*a@in#1"):
+        Tapped(net, ["a@in"])(x)
+    for spot, why in (("b", "did not run"), ("b#1", "did not run"), ("a#3", "ran 2 times")):
+        with pytest.raises(ModelError, match=why):
+            Tapped(net, [spot])(x)
+    once = net.a(x)
+    said = Tapped(net, ["a#1", "a#2", "a@in#1", "a@in#2"])(x)
+    for spot, value in {"a#1": once, "a#2": net.a(once), "a@in#1": x, "a@in#2": once}.items():
+        assert torch.equal(said[spot], value), spot
+
+
+@pytest.mark.parametrize("spot", ["a", "a.b@in", "a.-1#2", "a@in#13"])
+def test_a_spot_reads_and_writes_itself(spot: str) -> None:
+    assert str(Spot.parse(spot)) == spot
+    assert Spot.parse("a.b@in#2") == ("a.b", True, 2)
+    assert Spot.parse("a#0").path == "a#0", "calls count from 1"
 
 
 @pytest.mark.parametrize(

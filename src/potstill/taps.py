@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from potstill.errors import ModelError, did_you_mean
 from potstill.types import Out
+
+
+class Spot(NamedTuple):
+    """A spot, taken apart: ``path``, ``path@in`` (its input), ``path#2`` and ``path@in#2`` (of its second call).
+
+    Attributes:
+        path: of the module.
+        given: whether its input is meant, else its output.
+        call: which of its calls, counted from 1; None: its only one.
+    """
+
+    path: str
+    given: bool
+    call: int | None
+
+    @classmethod
+    def parse(cls, spot: str) -> Spot:
+        path, given, call = re.fullmatch(r"(.*?)(@in)?(?:#([1-9][0-9]*))?", spot, re.DOTALL).groups()  # type: ignore[union-attr]
+        return cls(path, bool(given), int(call) if call else None)
+
+    def __str__(self) -> str:
+        return self.path + "@in" * self.given + (f"#{self.call}" if self.call else "")
 
 
 def find(net: nn.Module, path: str) -> nn.Module:
@@ -63,12 +88,15 @@ class Tapped(nn.Module):
     Args:
         net: maps pictures to logits: a tensor, or anything whose ``.logits`` or first entry is one.
         spots: what to report beside ``logits``: a module path (``layer3``, ``features.-1``) for its output,
-            ``path@in`` for its input (``fc@in`` is the penultimate vector; a ReLU's input is the pre-activation).
+            ``path@in`` for its input (``fc@in`` is the penultimate vector; a ReLU's input is the pre-activation). Of a module
+            that runs several times, ``#2`` behind that says which call, counted from 1: ``layer1.0.relu@in#2``. The input of
+            a layer that works in place (``nn.ReLU(inplace=True)``) is copied before it is overwritten; no other is.
         prepare: applied to the pictures first: this net's own normalisation and size.
         order: where the classes of the data stand among the net's, (classes,), when it has them in another order.
 
     Raises:
-        ModelError: a spot does not exist, does not run, runs more than once, or is overwritten in place afterwards.
+        ModelError: a spot does not exist, does not run, runs more than once where no call is named, or is overwritten in
+            place afterwards.
     """
 
     def __init__(
@@ -83,7 +111,7 @@ class Tapped(nn.Module):
         self.order: Tensor | None
         self.register_buffer("order", order, persistent=False)
         self.spots = tuple(dict.fromkeys(s for s in spots if s != "logits"))
-        self.modules_at = {spot: partial(find, net, spot.removesuffix("@in")) for spot in self.spots}
+        self.modules_at = {spot: partial(find, net, Spot.parse(spot).path) for spot in self.spots}
         for locate in self.modules_at.values():
             locate()
 
@@ -92,29 +120,30 @@ class Tapped(nn.Module):
         said: Out = {}
         version: dict[str, int] = {}
 
-        def hear(spot: str, value: Any) -> None:
-            if spot in said:
+        ran: Counter[str] = Counter()
+
+        def hear(spot: str, call: int | None, copy: bool, value: Any) -> None:
+            ran[spot] += 1
+            if call is None and spot in said:
                 raise ModelError(
                     f"layer {spot!r} runs more than once in a forward pass",
-                    hint="tap a layer that runs once, for example the block around it",
+                    hint=f"say which call, counted from 1: {spot}#1; or tap a layer that runs once",
                 )
-            said[spot] = value = first_tensor(value, f"layer {spot!r}")
-            version[spot] = value._version
+            if call in (None, ran[spot]):
+                value = first_tensor(value, f"layer {spot!r}")
+                said[spot] = value = value.clone() if copy else value
+                version[spot] = value._version
 
-        def after(spot: str, module: nn.Module, args: Any, output: Any) -> None:
-            hear(spot, output)
-
-        def before(spot: str, module: nn.Module, args: Any) -> None:
-            hear(spot, args)
+        def listen(spot: str) -> RemovableHandle:
+            module, (_, given, call) = self.modules_at[spot](), Spot.parse(spot)
+            if given:
+                copy = getattr(module, "inplace", False) is True
+                return module.register_forward_pre_hook(lambda _, args: hear(spot, call, copy, args))
+            return module.register_forward_hook(lambda _, args, output: hear(spot, call, False, output))
 
         if self.prepare is not None:
             x = self.prepare(x)
-        hooks = [
-            self.modules_at[spot]().register_forward_pre_hook(partial(before, spot))
-            if spot.endswith("@in")
-            else self.modules_at[spot]().register_forward_hook(partial(after, spot))
-            for spot in self.spots
-        ]
+        hooks = [listen(spot) for spot in self.spots]
         try:
             logits = first_tensor(self.net(x), type(self.net).__name__)
         finally:
@@ -122,11 +151,12 @@ class Tapped(nn.Module):
                 hook.remove()
         for spot in self.spots:
             if spot not in said:
-                raise ModelError(f"layer {spot!r} did not run in the forward pass", hint="tap a layer that always runs")
+                often = f"ran {ran[spot]} times" if ran[spot] else "did not run"
+                raise ModelError(f"layer {spot!r} {often} in the forward pass", hint="tap a layer that always runs")
             if said[spot]._version != version[spot]:
                 raise ModelError(
                     f"what was heard at {spot!r} was overwritten by a later in-place layer (a ReLU with inplace=True?)",
-                    hint="tap that layer instead, or set its inplace to False",
+                    hint="tap that layer instead (its input as PATH@in), or set its inplace to False",
                 )
         said["logits"] = logits if self.order is None else logits[:, self.order]
         return said

@@ -165,9 +165,9 @@ def zoo(name: str) -> Look:
 def test_before_the_activation_that_ends_a_stage() -> None:
     assert zoo("resnet8").before["layer2"] == "layer2.0.relu2@in"
     assert zoo("vgg8").before["relu2"] == "relu2@in"
-    wrn = zoo("wrn_16_1")
-    assert wrn.before == {s: s for s in ("block1", "block2", "block3")}, "a residual stream is signed already"
-    assert all(wrn.layers[s].signed for s in wrn.stages)
+    linear = zoo("mobile_half")
+    assert linear.before == {s: s for s in linear.stages}, "a linear bottleneck is signed already"
+    assert all(linear.layers[s].signed for s in linear.stages)
     behind_pooling = zoo("doc001_student(size=16)")
     assert behind_pooling.before["block1"] == "block1.block.5@in", (
         "the last of its two ReLUs, in front of the max-pooling"
@@ -182,23 +182,17 @@ def test_the_batchnorm_before_it() -> None:
     assert zoo("mobile_half").norms == {}
 
 
-def test_a_pre_activation_that_cannot_be_heard_is_refused() -> None:
-    class Shared(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.fc = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.Linear(4, 5)
-            self.relu = nn.ReLU()
-            self.one, self.two = nn.Sequential(self.a, self.relu), nn.Sequential(self.b, self.relu)
-            self.stages = ("one", "two")
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.fc(self.two(self.one(x)).mean((2, 3)))
-
-    fine = look(Vgg(inplace=False), X)
-    with pytest.raises(ModelError, match=r"the teacher says before the activation 'features.2'.*in place"):
-        spots("stages@t_pre", fine, look(Vgg(), X))
-    with pytest.raises(ModelError, match=r"the student .*runs 2 times"):
-        spots("stages@pre", look(Shared(), X), fine)
+def test_where_a_block_opens_with_batchnorm_its_activation_stands_behind_the_stage_before() -> None:
+    wrn = zoo("wrn_16_1")
+    published = ("block2.layer.0.relu1@in", "block3.layer.0.relu1@in", "relu@in")
+    assert wrn.before == dict(zip(("block1", "block2", "block3"), published, strict=True))
+    assert wrn.norms == dict(zip(published, ("block2.layer.0.bn1", "block3.layer.0.bn1", "bn1"), strict=True))
+    net = resolve("zoo:wrn_16_1", num_classes=5).module
+    net.stages = ("block1.layer.0", "block2.layer.0.conv1", "block3.layer.1.relu1")  # type: ignore[assignment]
+    inner = look(net, X).before
+    assert inner["block1.layer.0"] == "block1.layer.1.relu1@in", "the next block, though it is in the same stage"
+    assert inner["block2.layer.0.conv1"] == "block2.layer.0.relu2@in"
+    assert inner["block3.layer.1.relu1"] == "block3.layer.1.relu1@in", "what ends in an activation needs no other"
 
 
 def test_the_map_that_is_averaged() -> None:
@@ -211,12 +205,15 @@ def test_the_map_that_is_averaged() -> None:
 def test_joined_rules() -> None:
     s, t = zoo("wrn_16_1"), zoo("resnet8")
     stages = [("block1", "layer1"), ("block2", "layer2"), ("block3", "layer3")]
-    before = [(a, f"{b}.0.relu2@in") for a, b in stages]
-    assert spots("stages@pre", s, t) == spots("stages@t_pre", s, t) == before
-    assert spots("stages@pre", t, s) == [(b, a) for a, b in before]
-    assert spots("stages@t_pre", t, s) == [(b, a) for a, b in stages]
+    wide = ["block2.layer.0.relu1@in", "block3.layer.0.relu1@in", "relu@in"]
+    narrow = [f"{b}.0.relu2@in" for _, b in stages]
+    assert spots("stages@pre", s, t) == list(zip(wide, narrow, strict=True))
+    assert spots("stages@pre", t, s) == list(zip(narrow, wide, strict=True))
+    before = [(a, p) for (a, _), p in zip(stages, narrow, strict=True)]
+    assert spots("stages@t_pre", s, t) == before
+    assert spots("stages@t_pre", t, s) == [(b, p) for (_, b), p in zip(stages, wide, strict=True)]
     assert spots("stages@t_pre+penultimate", s, t) == [*before, ("fc@in", "fc@in")]
-    assert spots("last@pre", t, s) == ("layer3.0.relu2@in", "block3")
+    assert spots("last@pre", t, s) == ("layer3.0.relu2@in", "relu@in")
     assert spots("stem+stages", s, t) == [("conv1", "relu"), *stages]
     assert spots("pooled", s, t) == ("relu", "layer3")
     assert spots("stages+1", s, t) == "stages+1"

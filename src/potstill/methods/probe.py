@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from potstill.errors import ModelError
 from potstill.methods import trace
 from potstill.schemes.scheme import At, Pair
-from potstill.taps import Tapped, first_tensor
+from potstill.taps import Spot, Tapped, first_tensor
 from potstill.types import Shape
 
 BLOCKS = 4  # how many of a transformer's blocks stand for its stages
@@ -41,7 +42,7 @@ class Layer:
         calls: how often it ran.
         tappable: whether its output can be a spot: it ran once and nothing overwrote it.
         parameters: how many it has.
-        hears: whether its input can be a spot, ``path@in``.
+        hears: whether its input can be a spot, ``path@in``, without a copy: it ran once and nothing overwrote that.
         signed: whether its output has negative values.
     """
 
@@ -65,7 +66,8 @@ class Look:
         layers: every module that ran, by path, in the order in which they finished.
         logits: shape of the logits without the batch.
         stem: the spot in front of the first stage; None where that reads the picture.
-        before: the spot before the activation that ends a stage, by stage; the stage itself where none does.
+        before: the spot before the activation that ends a stage, by stage; before the one that opens the next where only that
+            one's BatchNorm stands between them; the stage itself where no module is that.
         norms: the BatchNorm before that activation, by spot.
         pooled: the last map whose average over positions is the penultimate vector; None where there is none.
     """
@@ -88,16 +90,16 @@ def look(net: nn.Module, x: Tensor, prepare: nn.Module | None = None) -> Look:
     A net that says where its stages end (``net.stages``, as the zoo's do) is believed, and so is its ``stem``. Else a stage
     ends at the last module of each resolution; in a transformer, at the end of each quarter of its largest list of like blocks.
     """
-    calls, picture, logits = _dry_pass(net, x, prepare)
-    modules = dict(net.named_modules())
+    every, picture, logits = _dry_pass(net, x, prepare)
+    modules, calls = dict(net.named_modules()), trace.last_calls(every)
     layers = {
         path: Layer(
             tuple(c.output.shape[1:]),
             type(modules[path]).__name__,
-            c.calls,
-            c.calls == 1 and c.output._version == c.output_version,
+            c.nth,
+            c.nth == 1 and c.output._version == c.output_version,
             sum(p.numel() for p in modules[path].parameters()),
-            c.calls == 1 and isinstance(c.given, Tensor) and c.given._version == c.given_version,
+            c.nth == 1 and isinstance(c.given, Tensor) and c.given._version == c.given_version,
             bool((c.output < 0).any()),
         )
         for path, c in calls.items()
@@ -120,8 +122,12 @@ def look(net: nn.Module, x: Tensor, prepare: nn.Module | None = None) -> Look:
     if not (isinstance(stem, str) and stem in layers and layers[stem].tappable):
         first = stages[0] if stages and layers[stages[0]].hears else None
         stem = f"{first}@in" if first and calls[first].given is not picture else None
-    before = {stage: trace.before(stage, calls, modules) or stage for stage in stages}
-    norms = {spot: trace.norm(spot, calls, modules) for spot in before.values() if spot.endswith("@in")}
+    before, norms = dict(zip(stages, stages, strict=True)), {}
+    for stage in stages:
+        if act := trace.before(stage, every, modules):
+            before[stage] = spot = str(Spot(act.path, True, act.nth if calls[act.path].nth > 1 else None))
+            if norm := trace.norm(act, every, modules):
+                norms[spot] = norm
     return Look(
         stages,
         f"{head}@in" if vector is not None else None,
@@ -130,33 +136,33 @@ def look(net: nn.Module, x: Tensor, prepare: nn.Module | None = None) -> Look:
         tuple(logits.shape[1:]),
         stem,
         before,
-        {spot: path for spot, path in norms.items() if path},
+        norms,
         trace.pooled(vector, calls, [path for path, layer in layers.items() if layer.tappable]),
     )
 
 
-def _dry_pass(
-    net: nn.Module, x: Tensor, prepare: nn.Module | None
-) -> tuple[dict[str, trace.Call], Tensor | None, Tensor]:
-    """What every module did, by path, in the order in which they finished; what the net itself was given; its logits."""
-    calls: dict[str, trace.Call] = {}
-    versions: dict[str, int] = {}
+def _dry_pass(net: nn.Module, x: Tensor, prepare: nn.Module | None) -> tuple[list[trace.Call], Tensor | None, Tensor]:
+    """Every call of every module, in the order in which they finished; what the net itself was given; its logits."""
+    calls: list[trace.Call] = []
+    ran: Counter[str] = Counter()
+    running: list[tuple[str, int]] = []  # path, and the version of what it was given
     given: list[Tensor] = []
 
     def ahead(path: str, module: nn.Module, args: Any) -> None:
-        if args and isinstance(args[0], Tensor):
-            versions[path] = args[0]._version
-            if not path:
-                given.append(args[0])
+        tensor = args[0] if args and isinstance(args[0], Tensor) else None
+        running.append((path, -1 if tensor is None else tensor._version))
+        if not path and tensor is not None:
+            given.append(tensor)
 
     def after(path: str, module: nn.Module, args: Any, output: Any) -> None:
+        version = running.pop()[1]
         try:
             value = first_tensor(output, path)
         except ModelError:
             return
-        # popped, so that the dictionary keeps the order of finishing
-        times = calls.pop(path).calls if path in calls else 0
-        calls[path] = trace.Call(value, args[0] if args else None, times + 1, value._version, versions.get(path, -1))
+        ran[path] += 1
+        inside, read = running[-1][0], args[0] if args else None
+        calls.append(trace.Call(path, ran[path], inside, value, read, value._version, version))
 
     modes = {m: m.training for m in net.modules()}
     hooks = [m.register_forward_pre_hook(partial(ahead, path)) for path, m in net.named_modules()]
@@ -179,7 +185,7 @@ def _dry_pass(
 
 
 def _stages(
-    layers: Mapping[str, Layer], modules: trace.Modules, calls: trace.Calls, picture: Sequence[int]
+    layers: Mapping[str, Layer], modules: trace.Modules, calls: Mapping[str, trace.Call], picture: Sequence[int]
 ) -> tuple[str, ...]:
     last: dict[Shape, str] = {}
     tappable = [path for path, layer in layers.items() if layer.tappable]
@@ -239,7 +245,8 @@ def spots(at: str | Sequence[Any], student: Look, teacher: Look) -> At:
             * ``logits``; ``penultimate``: the vector that the last linear layer reads; ``pooled``: the last map, whose average
               over positions that vector is;
             * ``last``, ``stage:K`` (counted from 1), ``stages`` (a list): where stages end. ``last@pre`` and so on: before the
-              activation that ends the stage, where a module does; ``stages@t_pre``: that of the teacher alone;
+              activation that ends the stage, or before that of the BatchNorm that reads it (a wide ResNet), where a module is
+              that; ``stages@t_pre``: that of the teacher alone;
             * rules joined by ``+``, a list: ``stages+penultimate``, ``stem+stages`` (the stem is what stands in front of the
               first stage; left out where one of the nets has none).
 
@@ -274,17 +281,5 @@ def _by_rule(what: str, where: str | None, student: Look, teacher: Look) -> list
     if what != "stages":
         found = [found[-1] if what == "last" else found[min(int(what.removeprefix("stage:")), len(found)) - 1]]
     if where == "pre":
-        found = [(_before(s, "student", student), t) for s, t in found]
-    return [(s, _before(t, "teacher", teacher)) for s, t in found] if where else found
-
-
-def _before(stage: str, who: str, net: Look) -> str:
-    spot = net.before.get(stage, stage)
-    layer = net.layers[spot.removesuffix("@in")]
-    if spot.endswith("@in") and not layer.hears:
-        why = f"runs {layer.calls} times in a pass" if layer.calls > 1 else "works in place, which overwrites its input"
-        raise ModelError(
-            f"what the {who} says before the activation {spot.removesuffix('@in')!r} cannot be heard: that layer {why}",
-            hint="give every activation a layer of its own with inplace=False, or losses.NAME.at=stages",
-        )
-    return spot
+        found = [(student.before[s], t) for s, t in found]
+    return [(s, teacher.before[t]) for s, t in found] if where else found

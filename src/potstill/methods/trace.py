@@ -22,23 +22,34 @@ PASSING = (_MaxPoolNd, _AvgPoolNd, _AdaptiveMaxPoolNd, _AdaptiveAvgPoolNd, nn.mo
 
 
 class Call(NamedTuple):
-    """What a module did in the dry pass: its (last) output and first argument, how often it ran, and their versions then.
+    """What a module did in the dry pass: one call of it.
 
-    A tensor that is overwritten in place has another version at the end of the pass.
+    Attributes:
+        path: of the module.
+        nth: which of its calls this is, counted from 1.
+        inside: path of the module that called it.
+        output, given: its output and its first argument.
+        output_version, given_version: theirs, after the call and before it. What is overwritten in place has another later.
     """
 
+    path: str
+    nth: int
+    inside: str
     output: Tensor
     given: Any
-    calls: int
     output_version: int
     given_version: int
 
 
-Calls = Mapping[str, Call]
 Modules = Mapping[str, nn.Module]
 
 
-def end(last: str, smaller: Sequence[int] | None, calls: Calls, tappable: Sequence[str]) -> str:
+def last_calls(calls: Sequence[Call]) -> dict[str, Call]:
+    """The last call of each module, in the order in which they finished."""
+    return {calls[i].path: calls[i] for i in sorted({call.path: i for i, call in enumerate(calls)}.values())}
+
+
+def end(last: str, smaller: Sequence[int] | None, calls: Mapping[str, Call], tappable: Sequence[str]) -> str:
     """Where the stage ends whose resolution ``last`` is the last to have; ``smaller`` is the next resolution, None at the end.
 
     Many blocks begin to work at the resolution that they then reduce (the first 1x1 convolution of a bottleneck). Such a layer
@@ -58,38 +69,38 @@ def end(last: str, smaller: Sequence[int] | None, calls: Calls, tappable: Sequen
     return max(votes, key=lambda path: (votes[path], tappable.index(path)), default=last)
 
 
-def before(stage: str, calls: Calls, modules: Modules) -> str | None:
-    """The activation that ends a stage, as its spot ``path@in``; None where no module does (a sum, a linear bottleneck).
+def before(stage: str, calls: Sequence[Call], modules: Modules) -> Call | None:
+    """The activation that ends a stage: what it was given is the pre-activation. None where no module is that.
 
-    It is the module whose output *is* the stage's, or is pooled to it.
+    It is the module whose output *is* the stage's, or is pooled to it. Where a stage ends in a sum that is normalised and
+    activated only by what comes next (a wide ResNet), it is the activation of the BatchNorm that reads the stage's output.
     """
-    done = list(calls)
-    value = calls[stage].output
-    for path in reversed(done[: done.index(stage) + 1]):
-        if calls[path].output is value:
-            if isinstance(modules[path], ACTIVATIONS):
-                return f"{path}@in"
-            if isinstance(modules[path], PASSING):
-                value = calls[path].given
-    return None
+    at = max(i for i, call in enumerate(calls) if call.path == stage)
+    value, version = calls[at].output, calls[at].output_version
+    for call in reversed(calls[: at + 1]):
+        if call.output is value and call.output_version == version:  # else an in-place sum came in between
+            if isinstance(modules[call.path], ACTIVATIONS):
+                return call
+            if isinstance(modules[call.path], PASSING):
+                value, version = call.given, call.given_version
+    later = calls[at + 1 :]
+    norms = [c.output for c in later if c.given is calls[at].output and isinstance(modules[c.path], _BatchNorm)]
+    opened = (c for c in later if isinstance(modules[c.path], ACTIVATIONS) and any(c.given is n for n in norms))
+    return next(opened, None)
 
 
-def norm(spot: str, calls: Calls, modules: Modules) -> str | None:
-    """The BatchNorm before the activation of ``path@in``: that which puts out its input; behind a sum, the last one in the
-    block that also holds the activation, as in OFD's code (``bn2`` of a basic block, not that of the shortcut)."""
-    path = spot.removesuffix("@in")
-    done = list(calls)
-    earlier = [p for p in reversed(done[: done.index(path)]) if isinstance(modules[p], _BatchNorm)]
-    exact = (p for p in earlier if calls[p].output is calls[path].given)
-    beside = (
-        p
-        for p in earlier
-        if p.rpartition(".")[0] == path.rpartition(".")[0] and calls[p].output.shape == calls[path].output.shape
-    )
+def norm(activation: Call, calls: Sequence[Call], modules: Modules) -> str | None:
+    """The BatchNorm before an activation: that which puts out its input; behind a sum, the last one in the block that also
+    runs the activation, as in OFD's code (``bn2`` of a basic block, not that of the shortcut)."""
+    done = calls[: next(i for i, call in enumerate(calls) if call is activation)]
+    earlier = [c for c in reversed(done) if isinstance(modules[c.path], _BatchNorm)]
+    exact = (c.path for c in earlier if c.output is activation.given)
+    shape = activation.output.shape
+    beside = (c.path for c in earlier if c.inside == activation.inside and c.output.shape == shape)
     return next(exact, None) or next(beside, None)
 
 
-def pooled(vector: Any, calls: Calls, tappable: Sequence[str]) -> str | None:
+def pooled(vector: Any, calls: Mapping[str, Call], tappable: Sequence[str]) -> str | None:
     """The last map (or tokens) whose average over positions is ``vector``, (B, D): what a classifier reads; None: no such map.
 
     A map of one position counts only where there is no larger one, and then the first to be so small.
