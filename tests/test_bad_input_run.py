@@ -255,6 +255,13 @@ def test_32_a_net_that_says_something_else(capsys: Screen) -> None:
     refused(["train", "--model", "net.py:Net", "--epochs", "1"], 4, ["must put out a tensor", "str"], capsys)
 
 
+def test_a_users_net_with_a_fault_is_told_its_line(capsys: Screen) -> None:
+    Path("net.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return self.layr(x)\n"
+    )
+    refused(["train", "--model", "net.py:Net", "--epochs", "1"], 1, ["net.py:4", "layr", "your code"], capsys)
+
+
 def test_a_users_file_with_a_fault(capsys: Screen) -> None:
     Path("net.py").write_text("def make(:\n")
     refused(["train", "--model", "net.py:make", "--epochs", "1"], 4, ["net.py"], capsys)

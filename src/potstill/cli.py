@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -136,8 +139,24 @@ def _other(error: Exception, arguments: Sequence[str]) -> int:
             )
         )
         return MachineError.exit_code
+    if place := _users_line(error):
+        SCREEN.error(PotstillError(f"{type(error).__name__}: {error}", where=place, why="raised by your code"))
+        return PotstillError.exit_code
     SCREEN.bug(error)
     return 1
+
+
+def _users_line(error: Exception) -> str | None:
+    """``FILE:LINE`` of the user's own code, if that is where the fault was raised or where it called torch."""
+    ours = Path(__file__).parent
+    installed = [Path(p).resolve() for p in sysconfig.get_paths().values()]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if ours in path.parents:
+            return None
+        if path.is_file() and not any(p in path.resolve().parents for p in installed):
+            return f"{frame.filename}:{frame.lineno}"
+    return None
 
 
 if __name__ == "__main__":

@@ -119,6 +119,16 @@ def test_class_folders_without_pictures(tmp_path: Path) -> None:
         folder(tmp_path)
 
 
+def test_one_empty_class_is_no_class(tree: Tree) -> None:
+    root = tree({"a": 2, "b": 2}, "1")
+    (root / "old").mkdir()
+    with pytest.raises(DataError, match="class 'old' has no pictures"):
+        folder(root)
+    parts = tree({"train/a": 1, "train/b": 1, "test/a": 1}, "2")
+    (parts / "test" / "b").mkdir()
+    assert folder(parts)[1]().parts == {"train": 2, "test": 1}, "a part may lack a class"
+
+
 def test_odd_trees(tree: Tree) -> None:
     with pytest.raises(DataError, match=r"found val/, test/ but no train/|found test/, val/ but no train/"):
         folder(tree({"val/a": 1, "test/a": 1}, "1"))

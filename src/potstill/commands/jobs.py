@@ -132,7 +132,7 @@ def job(kind: Kind, items: list[str], flags: dict[str, Any], check: bool, print_
     elif check:
         look(resolved)
     else:
-        from potstill import run
+        run = engine()
         from potstill.console import Console
 
         start = run.distill if kind == "distill" else run.train
@@ -143,7 +143,7 @@ def job(kind: Kind, items: list[str], flags: dict[str, Any], check: bool, print_
 
 def look(resolved: Resolved) -> None:
     """The preflight: everything that can be known before the first epoch."""
-    from potstill import run
+    run = engine()
     from potstill.console import Console
 
     lines = run.check(resolved.config, console=Console(SCREEN.quiet, SCREEN.verbose))
@@ -202,7 +202,7 @@ def resume(
     SCREEN.set(quiet, verbose, json)
     count = whole(epochs, "--epochs")
     existing(run_directory)
-    from potstill import run
+    run = engine()
     from potstill.console import Console
 
     console = Console(SCREEN.quiet, SCREEN.verbose)
@@ -230,11 +230,18 @@ def demo(
     """
     SCREEN.set(quiet, verbose, json)
     count = whole(seeds, "--seeds")
-    from potstill import run
+    run = engine()
     from potstill.console import Console
 
     result = run.demo(out, count or 3, console=Console(SCREEN.quiet, SCREEN.verbose))
     SCREEN.result(str(result.path), {"path": str(result.path), **result.facts})
+
+
+def engine() -> Any:
+    """``potstill.run``; on a terminal it is said that loading torch takes a moment."""
+    with SCREEN.busy("loading torch"):
+        from potstill import run
+    return run
 
 
 def whole(text: str | None, flag: str) -> int | None:

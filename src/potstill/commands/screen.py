@@ -9,7 +9,8 @@ import sys
 import tempfile
 import textwrap
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -39,6 +40,18 @@ class Screen:
         """A message beside the result."""
         if not self.quiet:
             print(text, file=sys.stderr)
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """Say on a terminal what takes a moment, and take it back."""
+        shown = not self.quiet and sys.stderr.isatty()
+        if shown:
+            print(f" {text} ...", end="", file=sys.stderr, flush=True)
+        try:
+            yield
+        finally:
+            if shown:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
     def error(self, error: PotstillError) -> None:
         """A fault that the user can mend; its traceback only with ``-v``."""

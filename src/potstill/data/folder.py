@@ -68,8 +68,11 @@ def folder(path: Path) -> tuple[str, Callable[[], Raw]]:
                 where=str(path),
                 hint="give every class a folder in train/, or take it out of the others",
             )
+        empty = []
         for name in found:
-            for file, stat in _pictures(root / name, skipped):
+            pictures = list(_pictures(root / name, skipped))
+            empty += [] if pictures else [name]
+            for file, stat in pictures:
                 relative = os.path.relpath(file, path)
                 files.append(relative)
                 labels.append(classes.index(name))
@@ -77,6 +80,13 @@ def folder(path: Path) -> tuple[str, Callable[[], Raw]]:
         if len(files) == before:
             raise DataError(
                 f"no pictures in {root}", why=_skips(skipped), hint=f"pictures end in {', '.join(sorted(SUFFIXES))}"
+            )
+        if empty and part in ("train", "all"):
+            raise DataError(
+                f"class {empty[0]!r} has no pictures: a net cannot learn it",
+                where=str(root / empty[0]),
+                why=_skips(skipped),
+                hint="take the folder out, or put pictures in",
             )
         sizes[part] = len(files) - before
     stamp.update(repr((classes, sizes)).encode("utf-8", "surrogateescape"))
