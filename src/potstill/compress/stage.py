@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from potstill import cost
 from potstill.config.schema import Config
 from potstill.console import Console
 from potstill.errors import ConfigError, did_you_mean
 from potstill.models.net import Net
-from potstill.prepare import Objects, Ready, prepare
+from potstill.prepare import Objects, Ready, class_order, prepare
 from potstill.types import Shape
 
 STAGES = {
@@ -59,10 +60,32 @@ class Work:
         """The data with their views and streams, and ``measure(net, split)``; loaded when first asked for.
 
         ``ready.stream(seed).epoch(e)`` are training batches, ``ready.eval_stream("val").epoch(0)`` the validation pictures,
-        all in [0, 1] before the net's own ``preprocess``; ``ready.splits`` has labels, classes and the fingerprint.
+        all in [0, 1] before the net's own ``preprocess``; ``ready.splits`` has labels, classes and the fingerprint. The
+        teacher is measured: ``ready.teacher_measures``, ``ready.teacher_logits`` by split.
         """
         objects = Objects(student=self.net, data=self.objects.data)
-        return prepare(self.config.model_copy(update={"kind": "train"}), objects)
+        ready = prepare(self.config.model_copy(update={"kind": "train"}), objects)
+        order = class_order(self.teacher, ready.splits)
+        for split in ("val", "test"):
+            measures, logits = ready.measure(self.teacher, split, order)
+            ready.teacher_measures[split], ready.teacher_logits[split] = measures, logits
+        self.teacher.module.cpu()
+        return ready
+
+    def measured(self) -> dict[str, dict[str, float]]:
+        """The measures of the net as it is, on ``val`` and ``test``; ``agreement`` is that with the teacher."""
+        found = {split: self.ready.measure(self.net, split)[0] for split in ("val", "test")}
+        self.net.module.cpu()
+        return found
+
+    def costs(self) -> dict[str, float]:
+        """What the net costs as it is: ``parameters``, ``macs``, ``bytes``."""
+        module = self.net.module
+        return {
+            "parameters": cost.parameters(module),
+            "macs": cost.macs(module, self.shape),
+            "bytes": cost.size_bytes(module),
+        }
 
     @property
     def shape(self) -> Shape:
