@@ -159,6 +159,17 @@ def test_it_can_be_saved_again(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "student.json").read_bytes() == (tmp_path / "b" / "student.json").read_bytes()
 
 
+def test_a_net_of_a_relative_file_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    net = resolve("net.py:Net(shape=(1, 4))", num_classes=3)
+    net.module(torch.rand(1, 1, 4, 4))
+    save_student("run", net)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert resolve("../run", trust_code=True).spec.startswith(str(tmp_path.resolve()))
+
+
 def test_code_runs_only_when_it_is_trusted(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(CODE)
     net = resolve(f"{tmp_path / 'net.py'}:Net(shape=(1, 4))", num_classes=3)

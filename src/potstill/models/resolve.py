@@ -135,7 +135,7 @@ def save_student(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     digest = save_weights(net.module, folder / "student.safetensors")
-    spec = net.spec
+    spec = lasting(net.spec)
     try:
         kwargs = {k: plain(v) for k, v in net.kwargs.items()}
     except TypeError:  # never lose a trained net: its weights are there, but only its owner can build it
@@ -155,6 +155,12 @@ def save_student(
     with writing(folder):
         write_json(folder / "student.json", record)
     return digest
+
+
+def lasting(spec: str) -> str:
+    """The spec as it holds from any working folder: a user's file by its whole path."""
+    place, mark, name = spec.rpartition(".py:")
+    return f"{Path(place + '.py').expanduser().resolve()}:{name}" if mark and not spec.startswith("object:") else spec
 
 
 def plain(value: Any) -> Any:
