@@ -232,7 +232,7 @@ def broken(record: dict[str, object], **change: object) -> str:
         (lambda r: broken(r, kwargs="gone"), "damaged.*kwargs"),
         (lambda r: broken(r, kwargs=[1]), "kwargs is"),
         (lambda r: broken(r, model=3), "model is 3"),
-        (lambda r: broken(r, format=2), "format 2"),
+        (lambda r: broken(r, format=3), "format 3"),
         (lambda r: broken(r, sha256="0" * 64), "sha256 differs"),
         (lambda r: broken(r, preprocess={"mean": 3}), "preprocess"),
         (lambda r: broken(r, kwargs={"widths": [4, 6], "num_classes": 3, "in_channels": 1}), "does not fit"),
