@@ -1,0 +1,9 @@
+"""What a teacher says, on disk, per (sample, view): asked once, then read."""
+
+from potstill.cache.codec import CODECS, Codec, Layout, codec, divergence
+from potstill.cache.key import fingerprint, key
+from potstill.cache.net import Cached, check, why_not
+from potstill.cache.store import Store, read_meta
+
+__all__ = ["CODECS", "Cached", "Codec", "Layout", "Store", "check", "codec", "divergence", "fingerprint", "key"]
+__all__ += ["read_meta", "why_not"]

@@ -1,0 +1,95 @@
+"""What a store of a teacher's answers depends on: whatever changes one of them changes the key."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from potstill.cache.codec import Layout
+from potstill.cache.store import FORMAT
+from potstill.data.views import Views
+from potstill.taps import Tapped
+
+PLAIN = (bool, int, float, str, type(None))
+NOT_STATE = {"training", "_version"}
+
+
+def fingerprint(module: nn.Module) -> str:
+    """sha256 in hex of a net: its weights and buffers, how it is put together, its settings and the code of its classes.
+
+    Classes of torch itself are named, not read: another release of torch is the same net.
+    """
+    digest = hashlib.sha256()
+
+    def add(*parts: object) -> None:
+        digest.update("\0".join(map(str, parts)).encode() + b"\n")
+
+    classes: dict[type, None] = {}
+    for path, part in module.named_modules(remove_duplicate=False):
+        classes[type(part)] = None
+        settings = {k: v for k, v in sorted(vars(part).items()) if k not in NOT_STATE and _plain(v)}
+        add("module", path, type(part).__module__, type(part).__qualname__, settings)
+    for cls in classes:
+        if not cls.__module__.startswith("torch."):
+            add("code", cls.__qualname__, _code(cls))
+    for kind, named in ("parameter", module.named_parameters()), ("buffer", module.named_buffers()):
+        for name, t in named:
+            add(kind, name, t.dtype, tuple(t.shape))
+            digest.update(_content(t))
+    return digest.hexdigest()
+
+
+def key(
+    teacher: Tapped, layout: Layout, *, data: str, views: Views | None, cycle: int, precision: str
+) -> tuple[str, dict[str, Any]]:
+    """The key of a store, 20 hexadecimal digits, and what it was made of, for its ``meta.json``.
+
+    Args:
+        teacher: the net with its normalisation, class order and spots.
+        layout: how what it says is packed.
+        data: the fingerprint of the data (``Splits.fingerprint``).
+        views: the augmentation.
+        cycle: views of each sample.
+        precision: of the teacher's arithmetic: a bf16 teacher's answers do not serve an exact run.
+    """
+    parts = {
+        "teacher": fingerprint(teacher.net),
+        "prepare": fingerprint(teacher.prepare) if teacher.prepare is not None else None,
+        "order": None if teacher.order is None else hashlib.sha256(_content(teacher.order)).hexdigest(),
+        "data": data,
+        "augment": repr(views),
+        "cycle": cycle,
+        "precision": precision,
+        "layout": layout.to_json(),
+    }
+    written = json.dumps([FORMAT, parts], sort_keys=True)
+    return hashlib.sha256(written.encode()).hexdigest()[:20], parts
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(k, PLAIN) and _plain(v) for k, v in value.items())
+    return isinstance(value, PLAIN)
+
+
+def _code(cls: type) -> str:
+    """The source of a class, or its bytecode where there is no source."""
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        functions = [f.__code__ for f in vars(cls).values() if inspect.isfunction(f)]
+        return repr(
+            [(c.co_name, c.co_code.hex(), c.co_names, [k for k in c.co_consts if _plain(k)]) for c in functions]
+        )
+
+
+def _content(t: Tensor) -> bytes:
+    """The bytes of a tensor, in the order of its indices whatever its memory format."""
+    return t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if t.numel() else b""
