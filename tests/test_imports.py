@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "potstill"
 
 # Who may import whom: a part may import what stands in its list (and itself), nothing else of potstill.
 BASE = {"errors", "files", "ranges", "types", "_version"}
-SCHEME = BASE | {"taps", "adapters", "losses", "schemes"}
+SCHEME = BASE | {"taps", "adapters", "segments", "losses", "schemes"}
 MAY = {
     "errors": set(),
     "files": set(),
@@ -19,8 +19,9 @@ MAY = {
     "types": set(),
     "taps": BASE,
     "adapters": BASE,
+    "segments": BASE | {"taps"},
     "losses": BASE | {"adapters"},
-    "schemes": BASE | {"losses", "taps"},
+    "schemes": BASE | {"losses", "taps", "adapters", "segments"},
     "methods": SCHEME,
     "models": BASE,
     "data": BASE,
