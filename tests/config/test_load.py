@@ -60,10 +60,12 @@ def test_every_method_resolves_with_what_is_published(method: str) -> None:
     preset = methods.PRESETS[method]
     loss = made(method=method).config.losses[method]
     weight = loss.weight if isinstance(loss.weight, float) else loss.weight.model_dump(by_alias=True)
-    published = preset.weight
+    published = preset.main_weight(staged=True)
     if isinstance(published, Mapping):
         published = {"shape": "linear", "start": 0.0, "end": 1.0, **published}
     assert (weight, loss.at) == (published, preset.at)
+    before = loss.before and loss.before.model_dump()
+    assert before == (preset.before and preset.before.settings())
     for key, value in preset.settings.items():
         assert loss.settings[key] == (tuple(value) if isinstance(value, list) else value)
 

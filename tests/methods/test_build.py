@@ -171,7 +171,11 @@ def test_what_the_user_should_know_of_spots() -> None:
     assert not any("teacher is the activation" in n for n in built.notices)
     assert not any("reads the student's logits" in n for n in built.notices)
     alone = build(Vgg(), Vgg((8, 12, 16)), expand("simkd"), X)
-    assert any("reads the student's logits" in n for n in alone.notices)
+    assert not alone.notices, "its own classifier learns nothing, and is not delivered"
+    both = build(Vgg(), Vgg((8, 12, 16)), expand("simkd+kd"), X)
+    assert any("ce, kd reads the student's own classifier, which is not delivered" in n for n in both.notices)
+    bare = build(Vgg(), Vgg((8, 12, 16)), {"at": {}}, X)
+    assert any("reads the student's logits" in n for n in bare.notices)
 
 
 def test_a_teacher_is_needed() -> None:

@@ -129,7 +129,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 def test_methods_that_look_before_activations_learn_from_them(name: str, method: str) -> None:
     torch.manual_seed(0)
     student, teacher = NETS[name](), NETS[name]()
-    built = build(student, teacher, {method: {}}, X)
+    built = build(student, teacher, {method: {"before": None}}, X)
     assert not [notice for notice in built.notices if "activation" in notice]
     heard = [t for _, t in built.rows[0]["at"] if "relu" in t]
     assert len(heard) == len(look(teacher, X).stages)

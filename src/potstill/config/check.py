@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -99,8 +99,11 @@ def _loss(tree: Tree, name: str, entry: dict[str, Any], known: dict[Where, list[
         return [Problem((*at, "use") if use != name else at, error.what, error.hint)]
     preset = methods.PRESETS.get(use)
     if preset:
-        weight = dict(preset.weight) if isinstance(preset.weight, Mapping) else preset.weight
-        tree.default((*at, "weight"), weight, f"published for {use}")
+        tree.default((*at, "before"), preset.before.settings() if preset.before else None, f"published for {use}")
+        staged = isinstance(entry["before"], dict)
+        for key, value in preset.before.settings().items() if staged and preset.before else ():
+            tree.default((*at, "before", key), value, f"published for {use}")
+        tree.default((*at, "weight"), preset.main_weight(staged), f"published for {use}")
         tree.default((*at, "at"), preset.at, f"published for {use}")
     for key, value in (preset.settings if preset else {}).items():
         tree.default((*at, key), list(value) if isinstance(value, tuple) else value, f"published for {use}")
@@ -109,6 +112,7 @@ def _loss(tree: Tree, name: str, entry: dict[str, Any], known: dict[Where, list[
             tree.default((*at, key), setting.default, f"default of {use}")
     fixed = list(LossConfig.model_fields)
     known[at] = [*fixed, *source.settings]
+    known[(*at, "before")] = keys(section_of(LossConfig, "before")[0])[()]  # type: ignore[arg-type]
     known[(*at, "weight")] = keys(section_of(LossConfig, "weight")[0])[()]  # type: ignore[arg-type]
     own = {key: value for key, value in entry.items() if key not in fixed}
     facts = [
@@ -211,11 +215,15 @@ def _contradictions(config: Config) -> list[Problem]:
         problems.append(
             Problem(("losses",), "no loss has a weight above 0: nothing would be learned.", "losses.ce.weight=1")
         )
+    if config.main_epochs < 1:
+        taken = ", ".join(f"{name} {stage.epochs(config.epochs)}" for name, stage in config.before.items())
+        what = f"leaves none for the main stage: {config.epochs}, of which the stages before it take {taken}."
+        problems.append(Problem(("epochs",), what, f"epochs={2 * len(config.before)}, or losses.NAME.before=false"))
     if config.schedule.warmup and config.schedule.name not in SCHEDULES:
         what = f"goes with {', '.join(SCHEDULES)}, not with {config.schedule.name}."
         problems.append(Problem(("schedule", "warmup"), what))
-    if config.schedule.warmup >= config.epochs:
-        what = f"must be shorter than the training, got {config.schedule.warmup:g} of {config.epochs} epochs."
+    if config.schedule.warmup >= max(config.main_epochs, 1):
+        what = f"must be shorter than the training, got {config.schedule.warmup:g} of {config.main_epochs} epochs."
         problems.append(Problem(("schedule", "warmup"), what))
     if config.data.labels and config.data.limit and config.data.labels > config.data.limit:
         what = f"must be at most data.limit, got {config.data.labels} of {config.data.limit} pictures."

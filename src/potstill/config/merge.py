@@ -149,6 +149,8 @@ def lengthen(values: Mapping[str, Any], model: type[Section] = Config) -> dict[s
         section, many, nullable = section_of(model, key)
         if section is None or (value is None and nullable):
             out[key] = value
+        elif value is False and section.can_be_off:
+            out[key] = None
         elif value is None:
             continue
         elif many:

@@ -21,6 +21,8 @@ class Section(BaseModel):
     )
     short: ClassVar[str | None] = None
     """The setting that a plain value means: ``teacher: zoo:resnet32x4`` is ``teacher.model``."""
+    can_be_off: ClassVar[bool] = False
+    """Whether ``false`` means that there is none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -134,6 +136,30 @@ class WeightSchedule(Section):
         return self
 
 
+class BeforeConfig(Section):
+    """A stage before the main one, in which a loss is trained first. false: none."""
+
+    short, can_be_off = "share", True
+    share: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the epochs; the student's stages together have the run's epochs, one that leaves it alone comes on top."""
+    use: str | None = None
+    """The loss of this stage; null: the loss itself, whose adapters go on into the main stage."""
+    weight: Positive = 1.0
+    """The weight of the loss in this stage."""
+    trains: Literal["student", "adapters"] = "student"
+    """`student`: the layers that the loss reaches, and its adapters; `adapters`: the parameters of the loss alone."""
+    alone: bool = True
+    """Whether the other losses wait (and the learning rate is constant), or are trained beside it."""
+    lr: Positive = 1.0
+    """The learning rate of this stage, as a share of optim.lr."""
+    main_lr: Positive = 1.0
+    """The learning rate of the main stage, as a share of optim.lr."""
+
+    def epochs(self, total: int) -> int:
+        """How many epochs of a run of ``total``."""
+        return max(1, round(self.share * total))
+
+
 class LossConfig(Section):
     """A loss: what it is, how much it counts, where it looks, and its own settings (`potstill show NAME`)."""
 
@@ -145,6 +171,8 @@ class LossConfig(Section):
     """Its share in the total: a number, or {from, to, shape, start, end}."""
     at: Annotated[Any, BeforeValidator(spots)] = None
     """The spot that it compares, [student's, teacher's], or a list; null: as published."""
+    before: BeforeConfig | None = None
+    """A stage before the main one, {share, use, weight, trains, alone, lr, main_lr}; false: none."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -247,6 +275,16 @@ class Config(Section):
     """End the training in time: 90s, 30m, 2h, 1h30m; null: never."""
 
     @property
+    def before(self) -> dict[str, BeforeConfig]:
+        """The stages before the main one, by the names of their losses, in order."""
+        return {name: loss.before for name, loss in self.losses.items() if loss.before and self.kind == "distill"}
+
+    @property
+    def main_epochs(self) -> int:
+        """The epochs of the main stage: those that no other stage of the student takes."""
+        return self.epochs - sum(b.epochs(self.epochs) for b in self.before.values() if b.trains == "student")
+
+    @property
     def label(self) -> str:
         """What the run is called: the method, or its losses."""
         return self.method or "+".join(name for name in self.losses if name != "ce") or "ce"
@@ -263,6 +301,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 __all__ = [
     "SCHEDULES",
     "AugmentConfig",
+    "BeforeConfig",
     "Config",
     "DataConfig",
     "LossConfig",

@@ -24,6 +24,7 @@ class PAD(Loss):
 
     Args:
         s_shape, t_shape: filled in by probing; of a list, the deepest spot is read.
+        s_regressor: r as the stage before (``_distance.Distance``) trained it; None: a fresh one.
         loss: the loss to weight; None: the squared distance of the vectors, with a variance for each number, as published.
 
     Shape: ``s``, ``t``: penultimate vectors (B, d), maps or tokens, or what ``loss`` reads. Result: (B,).
@@ -33,11 +34,14 @@ class PAD(Loss):
     Paper: Zhang et al., ECCV 2020, arXiv 2008.01458
     """
 
-    def __init__(self, s_shape: Shapes, t_shape: Shapes, loss: Loss | None = None) -> None:
+    def __init__(
+        self, s_shape: Shapes, t_shape: Shapes, loss: Loss | None = None, s_regressor: nn.Module | None = None
+    ) -> None:
         super().__init__()
         c, C = map_shapes(s_shape)[-1][0], map_shapes(t_shape)[-1][0]
         self.loss = loss
-        self.regressor = nn.Identity() if loss is not None or c == C else nn.Linear(c, C)
+        fresh = nn.Identity() if loss is not None or c == C else nn.Linear(c, C)
+        self.regressor = fresh if s_regressor is None else s_regressor
         width = C if loss is None else 1
         self.log_variance = nn.Sequential(nn.Linear(c, width), BatchNorm(width))
 

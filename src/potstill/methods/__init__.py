@@ -13,7 +13,7 @@ from typing import Any
 from potstill.errors import ConfigError, did_you_mean
 from potstill.methods.base import Preset
 
-HELPERS = {"base", "build", "facts", "probe", "supply", "trace"}
+HELPERS = {"base", "build", "facts", "plan", "probe", "stages", "supply", "trace"}
 PRESETS: dict[str, Preset] = {
     name: importlib.import_module(f"potstill.methods.{name}").PRESET
     for name in sorted(m.name for m in pkgutil.iter_modules(__path__))
@@ -50,14 +50,19 @@ def expand(method: str) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"method must name one or more different methods joined by '+', got {method!r}")
     alone = len(presets) == 1
 
-    def own(weight: Any) -> Any:
-        return dict(weight) if isinstance(weight, Mapping) else weight
+    def own(entry: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: own(v) if isinstance(v, Mapping) else v for k, v in entry.items()}
 
     losses: dict[str, dict[str, Any]] = {"ce": {"weight": presets[0].ce if alone else 1.0}}
     for p in presets:
         kd = next((q.kd for q in presets if q.name != "kd"), p.weight)
         weight = kd if p.name == "kd" and not alone else p.weight
-        losses[p.name] = {"weight": own(weight), "at": p.at, **p.settings}
+        # where there is a stage before, the weight in the main one depends on whether it is wanted
+        given = {} if p.before else {"weight": weight}
+        losses[p.name] = own({**given, "at": p.at, **p.settings})
+    for p in presets:
+        if "kd" not in names:
+            losses |= {name: own(entry) for name, entry in p.beside.items() if name not in losses}
     return losses
 
 

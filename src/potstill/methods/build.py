@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +14,13 @@ from torch import Tensor, nn
 from potstill.errors import ConfigError, ModelError, did_you_mean
 from potstill.losses.base import Loss
 from potstill.losses.ce import CE
-from potstill.methods import PRESETS, preset
 from potstill.methods.facts import DATA, is_fact
-from potstill.methods.probe import Look, look, spots
+from potstill.methods.plan import Plan, loss_class, make_plan, make_weight, placed
+from potstill.methods.probe import Look, look
+from potstill.methods.stages import First, parts, reached
 from potstill.methods.supply import NOTICES, SUPPLY, End, Ends
-from potstill.schemes.schedules import Ramp, Weight
-from potstill.schemes.scheme import At, Link, Scheme
-from potstill.taps import Tapped
+from potstill.schemes.scheme import Link, Scheme
+from potstill.taps import Tapped, find
 from potstill.types import Out
 
 
@@ -33,13 +30,28 @@ class Built:
 
     Attributes:
         scheme: the nets and their links.
-        rows: one line a link, for people: name, loss, weight, settings, spots, shapes, parameters of its adapters.
+        rows: one line a loss, for people: name, loss, weight, settings, spots, shapes, parameters of its adapters, the stage
+            before.
         notices: what the user should know.
+        before: the stages that come first, in order; they share nets and losses with ``scheme``.
+        head: what stands in the place of the student's own classifier when it is delivered; None: nothing.
     """
 
     scheme: Scheme
     rows: list[dict[str, Any]] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    before: list[First] = field(default_factory=list)
+    head: Head | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head that a loss brings for the student: ``loss.head()`` reads the map at ``at``, the classifier at ``own`` goes."""
+
+    loss: Any
+    at: str
+    shape: tuple[int, ...]
+    own: str | None
 
 
 def build(
@@ -57,7 +69,8 @@ def build(
     Args:
         losses: by name, as a configuration has them: ``{"ce": {"weight": 0.1}, "kd": {"temperature": 4.0}}``. Each entry
             may say ``use`` (a method, or ``file.py:Class``; else its name), ``weight`` (a number, or ``{"from": 4, "to": 1}``),
-            ``at``, and the loss's settings; what it leaves open is taken from the preset.
+            ``at``, ``before`` (see ``base.Before``; None: no stage before), and the loss's settings; what it leaves open is taken
+            from the preset. A loss of weight 0 is in no stage but the one before.
         example: a few pictures, (B, C, H, W), in [0, 1]; two or more.
         prepare: the nets' own normalisations, ``{"student": ..., "teacher": ...}``.
         order: where the data's classes stand among a net's, where it has them in another order (see ``Tapped``).
@@ -70,13 +83,15 @@ def build(
     prepare, order = prepare or {}, order or {}
     s_look = look(student, example, prepare.get("student"))
     t_look = look(teacher, example, prepare.get("teacher")) if teacher is not None else s_look
-    plans = [_plan(name, dict(entry), s_look, t_look, teacher is not None) for name, entry in losses.items()]
+    plans = [make_plan(name, dict(entry), s_look, t_look, teacher is not None) for name, entry in losses.items()]
     s_said = hear(student, [s for p in plans for s, _ in p.pairs], example, prepare.get("student"))
     t_said = s_said
     if teacher is not None:
         taught = [t for p in plans for _, t in p.pairs if p.cls is not CE]
         t_said = hear(teacher, taught, example, prepare.get("teacher"))
     links, rows, notices = [], [], []
+    starts: list[tuple[Plan, Link, list[nn.Parameter]]] = []
+    head = None
     student_size = sum(p.numel() for p in student.parameters())
     for plan in plans:
         ours, theirs = [s for s, _ in plan.pairs], [t for _, t in plan.pairs]
@@ -86,10 +101,22 @@ def build(
             t_end = End(teacher, t_look, theirs, [t_said[t] for t in theirs], order.get("teacher"))
         ends = Ends(s_end, t_end, plan.single)
         try:
-            loss = make_loss(plan.cls, plan.settings, facts or {}, plan.name, ends)
+            first = _first_loss(plan, facts or {}, ends)
+            trained = [p for p in first.parameters() if p.requires_grad] if first else []
+            made = parts(first) if first else {}
+            loss = make_loss(plan.cls, plan.settings, {**(facts or {}), **made}, plan.name, ends)
         except ModelError as error:
-            raise _placed(error, plan.name) from error
-        links.append(Link(loss, plan.weight, plan.at, None if plan.cls is CE else "teacher", name=plan.name))
+            raise placed(error, plan.name) from error
+        link = Link(loss, plan.weight, plan.at, None if plan.cls is CE else "teacher", name=plan.name)
+        if link.weight:
+            links.append(link)
+        if plan.before:
+            trained = trained if first else [p for p in loss.parameters() if p.requires_grad]
+            before = first or loss
+            learns = "student" if any(f.startswith("s_") for f in _arguments(type(before))) else None
+            starts.append((plan, Link(before, plan.before.weight, plan.at, "teacher", learns, plan.name), trained))
+        if link.weight and hasattr(loss, "head"):
+            head = Head(loss, ours[0], tuple(s_said[ours[0]].shape[1:]), s_look.head)
         size = sum(p.numel() for p in loss.parameters())
         rows.append(
             {
@@ -100,66 +127,69 @@ def build(
                 "at": [list(pair) for pair in plan.pairs],
                 "shapes": [[list(s.shape[1:]), list(t.shape[1:])] for s, t in zip(s_end.said, t_end.said, strict=True)],
                 "parameters": size,
+                **({"before": plan.before.settings()} if plan.before else {}),
             }
         )
         if size > student_size:
             notices.append(
                 f"{plan.name}: its adapters have {size:,} parameters, more than the student ({student_size:,})"
             )
-        notices += [f"{plan.name}: {said}" for said in _notices(plan, s_look, t_look)]
-    if not any("logits" in link.at_s and link.weight for link in links):
-        notices.append("no loss with a weight reads the student's logits: its own classifier learns nothing from them")
+        notices += [f"{plan.name}: {said}" for said in _notices(plan, s_look, t_look, made)]
+    if not links:
+        raise ConfigError("no loss has a weight in the main stage: nothing would be learned", hint="losses.ce.weight=1")
+    notices += _unread(links, head)
     nets = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
-    scheme = Scheme(nets, links, ["teacher"] if teacher is not None else [], prepare, order)
-    return Built(scheme, rows, notices)
+
+    def scheme(links: list[Link], **holding: Any) -> Scheme:
+        return Scheme(nets, links, ["teacher"] if teacher is not None else [], prepare, order, **holding)
+
+    def holding(links: list[Link], adapters: list[nn.Parameter]) -> dict[str, Any]:
+        """What these links train of the student, beside their adapters; what they do not reach is held still."""
+        used, still = reached(student, [s for link in links for s in link.at_s], example, prepare.get("student"))
+        if any("s_head" in _arguments(type(link.loss)) for link in links) and s_look.head:
+            own = find(student, s_look.head)
+            used, still = [*used, *own.parameters()], [m for m in still if m is not own]
+        return {"trains": [*used, *adapters], "still": still}
+
+    stages = []
+    for plan, link, trained in starts:
+        b = plan.before
+        assert b is not None
+        if not b.alone:
+            stages.append(First(plan.name, scheme([*(o for o in links if o.name != plan.name), link]), b))
+        elif b.trains == "adapters":
+            stages.append(First(plan.name, scheme([link], trains=trained, still=[student]), b))
+        else:
+            stages.append(First(plan.name, scheme([link], **holding([link], trained)), b, tuple(link.at_s)))
+    adapters = [p for link in links for p in link.loss.parameters() if p.requires_grad]
+    main = scheme(links, **(holding(links, adapters) if head else {}))
+    return Built(main, rows, notices, stages, head)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A loss that is to be made: the entry of a configuration, completed by its preset, and the spots that it means here."""
-
-    name: str
-    use: str
-    cls: type[Loss]
-    settings: dict[str, Any]
-    weight: Weight
-    rule: Any
-    at: At
-
-    @property
-    def single(self) -> bool:
-        return isinstance(self.at, str | tuple)
-
-    @property
-    def pairs(self) -> list[tuple[str, str]]:
-        listed = [self.at] if isinstance(self.at, str | tuple) else list(self.at)
-        return [(spot, spot) if isinstance(spot, str) else (spot[0], spot[1]) for spot in listed]
+def _arguments(cls: type) -> list[str]:
+    return list(inspect.signature(cls.__init__).parameters)  # type: ignore[misc]
 
 
-def _plan(name: str, entry: dict[str, Any], s_look: Look, t_look: Look, taught: bool) -> Plan:
-    use = entry.pop("use", None) or name
-    cls, defaults = loss_class(use)
-    usual_at, usual_weight = defaults.pop("at", "logits"), defaults.pop("weight", 1.0)
-    if not taught and cls is not CE:
-        raise ConfigError(f"loss {name!r} needs a teacher", hint="--teacher MODEL")
-    rule = entry.pop("at", None) or usual_at
-    weight = entry.pop("weight", None)
-    try:
-        at = spots(rule, s_look, t_look)
-    except ModelError as error:
-        raise _placed(error, name) from error
-    return Plan(
-        name, use, cls, {**defaults, **entry}, make_weight(usual_weight if weight is None else weight), rule, at
-    )
+def _first_loss(plan: Plan, facts: Mapping[str, Any], ends: Ends) -> Loss | None:
+    """The loss of the stage before, where that has one of its own."""
+    if plan.before is None or plan.before.use is None:
+        return None
+    cls, defaults = loss_class(plan.before.use)
+    known = _arguments(cls)
+    settings = {k: v for k, v in {**defaults, **plan.settings}.items() if k in known}
+    return make_loss(cls, settings, facts, f"{plan.name}.before", ends)
 
 
-def _placed(error: ModelError, name: str) -> ModelError:
-    """The same refusal, with the loss that it concerns."""
-    hint = error.hint and error.hint.replace("losses.NAME", f"losses.{name}")
-    return ModelError(error.what, where=error.where or f"losses.{name}", why=error.why, hint=hint)
+def _unread(links: list[Link], head: Head | None) -> Iterator[str]:
+    """What the user should know of the student's own classifier."""
+    readers = [link.name for link in links if "logits" in link.at_s]
+    if head and readers:
+        yield f"{', '.join(readers)} reads the student's own classifier, which is not delivered: the teacher's is"
+    elif not head and not readers:
+        yield "no loss with a weight reads the student's logits: its own classifier learns nothing from them"
 
 
-def _notices(plan: Plan, s_look: Look, t_look: Look) -> Iterator[str]:
+def _notices(plan: Plan, s_look: Look, t_look: Look, made: Mapping[str, Any]) -> Iterator[str]:
     """What the user should know of the spots that were found, and of facts that are not what was published."""
     rule = plan.rule if isinstance(plan.rule, str) else ""
     if {"last", "stages"} & {*re.split(r"[+@]", rule)} and len(s_look.stages) != len(t_look.stages):
@@ -172,48 +202,8 @@ def _notices(plan: Plan, s_look: Look, t_look: Look) -> Iterator[str]:
         if bare := [spot for spot in at if spot in seen.stages and not seen.layers[spot].signed]:
             yield f"no module of the {who} is the activation that ends {', '.join(bare)}: it is heard after its activation"
     for fact in inspect.signature(plan.cls.__init__).parameters:
-        if fact in NOTICES:
+        if fact in NOTICES and fact not in made:
             yield NOTICES[fact]
-
-
-def loss_class(use: str) -> tuple[type[Loss], dict[str, Any]]:
-    """The class that ``use`` names, and its preset's defaults: settings, ``at``, ``weight``."""
-    if use == "ce":
-        return CE, {}
-    if use in PRESETS or ":" not in use:
-        p = preset(use)
-        module, _, attribute = p.loss.partition(":")
-        return getattr(importlib.import_module(module), attribute), {**p.settings, "at": p.at, "weight": p.weight}
-    place, _, attribute = use.rpartition(":")
-    if place.endswith(".py"):
-        if not Path(place).is_file():
-            raise ConfigError(f"no such file: {place}", where=f"use: {use}")
-        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        assert spec is not None
-        assert spec.loader is not None
-        found = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(found)
-    else:
-        found = importlib.import_module(place)
-    cls = getattr(found, attribute, None)
-    if not (isinstance(cls, type) and issubclass(cls, Loss)):
-        raise ConfigError(
-            f"{use!r} must name a class derived from potstill.losses.Loss{did_you_mean(attribute, dir(found))}"
-        )
-    return cls, {}
-
-
-def make_weight(weight: Any) -> Weight:
-    """A number, or a :class:`Ramp` from its mapping in a configuration."""
-    if isinstance(weight, Mapping):
-        return Ramp(
-            weight["from"],
-            weight["to"],
-            weight.get("start", 0.0),
-            weight.get("end", 1.0),
-            weight.get("shape", "linear"),
-        )
-    return weight if isinstance(weight, Ramp) else float(weight)
 
 
 def make_loss(cls: type[Loss], settings: Mapping[str, Any], data: Mapping[str, Any], name: str, ends: Ends) -> Loss:
@@ -228,7 +218,7 @@ def make_loss(cls: type[Loss], settings: Mapping[str, Any], data: Mapping[str, A
             raise ConfigError(
                 f"losses.{name}: no such setting {key!r}.{did_you_mean(key, known)} Known: {', '.join(known) or 'none'}."
             )
-    facts = {p: SUPPLY[p](ends) if p in SUPPLY else data[p] for p in wanted if p in SUPPLY or (p in DATA and p in data)}
+    facts = {p: data[p] if p in data else SUPPLY[p](ends) for p in wanted if is_fact(p) and (p in data or p in SUPPLY)}
     missing = [p for p in wanted if is_fact(p) and p not in facts and wanted[p].default is inspect.Parameter.empty]
     if unknown := [p for p in missing if p not in DATA]:
         raise ConfigError(

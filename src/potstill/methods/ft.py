@@ -1,4 +1,4 @@
-from potstill.methods.base import Preset
+from potstill.methods.base import Before, Preset
 
 PRESET = Preset(
     name="ft",
@@ -10,11 +10,18 @@ PRESET = Preset(
     weight_source=(
         "200 with form=attention: RepDistiller's tables; 500 with form=factor and batch_norm=False: the authors' code"
     ),
+    before=Before(
+        share=30 / 240,
+        use="potstill.losses._paraphraser:Paraphrase",
+        trains="adapters",
+        lr=0.2,
+        source="30 epochs beside 240 at a learning rate of 0.01, where the main stage has 0.05: RepDistiller",
+    ),
     use_when="to repeat the paper",
     notes=(
-        "Published in two stages: first a paraphraser of the teacher's map alone (losses/_paraphraser.py: "
-        "Paraphrase; 30 epochs at a learning rate of 0.01 in RepDistiller, 5 at 0.1 by the authors), then "
-        "this loss with it (t_paraphraser), frozen. The paraphraser of a ResNet-50 has 132 million "
+        "In two stages, as published: first a paraphraser of the teacher's map alone, the student waits (5 epochs at a learning "
+        "rate of 0.1 by the authors: before.share=0.03, before.lr=1 where optim.lr is 0.1); then this loss with it, frozen. "
+        "before=false leaves the paraphraser random. The paraphraser of a ResNet-50 has 132 million "
         "parameters."
     ),
 )

@@ -1,4 +1,4 @@
-from potstill.methods.base import Preset
+from potstill.methods.base import Before, Preset
 
 PRESET = Preset(
     name="pad",
@@ -8,10 +8,17 @@ PRESET = Preset(
     at="penultimate",
     weight=1.0,
     weight_source="1: the paper's loss beside cross-entropy",
+    before=Before(
+        share=90 / 120,
+        use="potstill.losses._distance:Distance",
+        alone=False,
+        main_lr=0.1,
+        source="90 epochs of the plain distance, then 30 at a tenth of the learning rate: torchdistill's ImageNet recipe",
+    ),
     use_when="some samples are much harder than others, or mislabelled",
     notes=(
-        "Published in two phases: first the plain squared distance (fitnet at the penultimate vector), then "
-        "this loss from there (30 epochs at a tenth of the learning rate in torchdistill). It can weight any "
+        "In two stages, as published: first the plain squared distance beside the labels, then "
+        "this loss in its place, which takes over the regressor. before=false starts with the uncertainty. It can weight any "
         "loss that gives one number a sample: PAD(s_shape, t_shape, loss)."
     ),
 )

@@ -77,11 +77,13 @@ SUPPLY: dict[str, Callable[[Ends], Any]] = {
     "s_head": lambda ends: live_head(ends.student),
     "t_head": lambda ends: frozen_head(ends.teacher),
     "t_margin": lambda ends: margins(ends.teacher),
+    "s_regressor": lambda ends: None,
     "t_paraphraser": lambda ends: None,
 }
-"""What can be known of two nets. A list where the spot is a list, for shapes and ``t_signed``; ``t_margin`` always."""
+"""What can be known of two nets. A list where the spot is a list, for shapes and ``t_signed``; ``t_margin`` always. The last ones
+are made by the stage before, where one is run: see ``stages.parts``."""
 
 NOTICES = {
-    "t_paraphraser": "the paraphraser of the teacher's map is random: the published stage that trains it first is not run"
+    "t_paraphraser": "the paraphraser of the teacher's map is random: the published stage that trains it first is switched off"
 }
 """What the user should know where a loss asks for this."""

@@ -26,7 +26,7 @@ class Link(nn.Module):
         at: the spot: ``"logits"`` or a layer (see :class:`potstill.taps.Tapped`); a pair ``(student's, teacher's)`` where
             the names differ; a list of spots or pairs for a loss that reads several at once.
         teacher: the net that teaches; None when the labels do.
-        student: the net that learns.
+        student: the net that learns; None for a loss that reads the teacher's side alone.
         name: what its loss is called in logs; by default the loss class in lower case.
     """
 
@@ -36,7 +36,7 @@ class Link(nn.Module):
         weight: Weight = 1.0,
         at: At = "logits",
         teacher: str | None = "teacher",
-        student: str = "student",
+        student: str | None = "student",
         name: str | None = None,
     ) -> None:
         super().__init__()
@@ -49,8 +49,8 @@ class Link(nn.Module):
 
     def forward(self, said: Mapping[str, Out], batch: Batch) -> Tensor:
         """The weighted loss of each sample, (B,)."""
-        s = [said[self.student][spot] for spot in self.at_s]
-        t = [said[self.teacher][spot].detach() for spot in self.at_t] if self.teacher else [f.detach() for f in s]
+        s = [said[self.student][spot] for spot in self.at_s] if self.student else [None]
+        t = [said[self.teacher][spot].detach() for spot in self.at_t] if self.teacher else [f.detach() for f in s]  # type: ignore[union-attr]
         loss = self.loss(s[0], t[0], batch) if self.single else self.loss(s, t, batch)
         if loss.shape != batch.ids.shape:
             raise ModelError(
@@ -59,7 +59,7 @@ class Link(nn.Module):
         return weight_at(self.weight, batch.progress) * loss
 
     def extra_repr(self) -> str:
-        return f"{self.teacher or 'labels'} -> {self.student} at {self.at_s}, weight={self.weight}"
+        return f"{self.teacher or 'labels'} -> {self.student or 'itself'} at {self.at_s}, weight={self.weight}"
 
 
 class Scheme(nn.Module):
@@ -71,6 +71,8 @@ class Scheme(nn.Module):
         frozen: names of the nets that only teach: eval mode, no gradients, outside the module tree.
         prepare: each net's own normalisation, by net name (see ``models.Preprocess``).
         order: where the classes of the data stand among a net's, by net name (see ``Tapped``).
+        trains: the parameters that this scheme trains; None: all that have gradients now.
+        still: modules that stay in eval mode while it trains.
 
     Raises:
         ModelError: two links of one name, a link that names no net, a frozen net that shares parameters with one that
@@ -84,6 +86,8 @@ class Scheme(nn.Module):
         frozen: Collection[str] = (),
         prepare: Mapping[str, nn.Module | None] | None = None,
         order: Mapping[str, Tensor | None] | None = None,
+        trains: Iterable[nn.Parameter] | None = None,
+        still: Iterable[nn.Module] = (),
     ) -> None:
         super().__init__()
         links = list(links)
@@ -115,6 +119,22 @@ class Scheme(nn.Module):
             tapped = Tapped(net, sorted({*spots}), (prepare or {}).get(name), (order or {}).get(name))
             self.nets[name] = Frozen(tapped) if name in frozen else tapped
         self.active = [n for n in nets if any(n in (link.student, link.teacher) for link in links)]
+        self.trains = [p for p in self.parameters() if p.requires_grad] if trains is None else list(trains)
+        self.still = list(still)  # a list: these modules are the nets' own
+
+    def begin(self) -> Scheme:
+        """Give gradients to what this scheme trains, and to nothing else of it: schemes of several stages share modules."""
+        trained = {id(p) for p in self.trains}
+        for p in self.parameters():
+            p.requires_grad_(id(p) in trained)
+        return self
+
+    def train(self, mode: bool = True) -> Scheme:
+        """Training mode for all but ``still``."""
+        super().train(mode)
+        for module in self.still:
+            module.eval()
+        return self
 
     def speak(self, batch: Batch) -> dict[str, Out]:
         """What every net that a link reads says about the batch. Spots are stored in the names that links use.
