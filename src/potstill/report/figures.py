@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from potstill.report import curves, svg
+from potstill.report.decisions import decisions
 from potstill.report.numbers import ROLES
 from potstill.report.read import dig
 from potstill.report.svg import COLOURS, MARKERS, NAMES, SHOWN_SEEDS
@@ -19,7 +20,7 @@ FEWEST = 10  # predictions in a bin of a reliability diagram: fewer are noise
 def draw(v: dict[str, Any]) -> dict[str, str]:
     """All figures of the page of one run, by name."""
     with svg.style():
-        return {f.__name__: f(v) for f in (seeds, curves.validation, curves.links, calibration, classes)}
+        return {f.__name__: f(v) for f in (seeds, curves.validation, curves.links, decisions, calibration, classes)}
 
 
 def seeds(v: dict[str, Any]) -> str:

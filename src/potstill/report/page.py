@@ -10,6 +10,7 @@ from potstill._version import __version__
 from potstill.report import labels, words
 from potstill.report.caveats import caveats
 from potstill.report.curves import LINKS, link_names
+from potstill.report.decisions import taught
 from potstill.report.figures import MANY, draw
 from potstill.report.numbers import ROLES
 from potstill.report.pictures import pictures
@@ -47,6 +48,7 @@ def page(run: Run, v: dict[str, Any]) -> str:
         "table": ("Results", table),
         "seeds": ("Seeds", v["seeds"]),
         "curves": ("Training", drawn["validation"] or drawn["links"]),
+        "decisions": ("Where it distils", drawn["decisions"]),
         "calibration": ("Calibration", drawn["calibration"]),
         "classes": ("Classes", drawn["classes"]),
         "pictures": ("Disagreements", shown),
@@ -55,7 +57,7 @@ def page(run: Run, v: dict[str, Any]) -> str:
         "again": ("Do it again", True),
         "doubts": ("Reasons to doubt", True),
     }
-    names = row_names(v)
+    names, decided = row_names(v), taught(run)
     return render(
         "run.html.j2",
         v=v,
@@ -75,6 +77,7 @@ def page(run: Run, v: dict[str, Any]) -> str:
         class_sizes=f"{smallest} test pictures" if smallest == largest else f"{smallest} to {largest} test pictures",
         class_step=f"{100 / max(largest, 1):.2g} points" + (" or more" if smallest < largest else ""),
         pictures=shown,
+        decided=decided,
         losses=[labels.link(loss) for loss in losses],
         data=data,
         notices=notices,

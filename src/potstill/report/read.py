@@ -61,6 +61,17 @@ class Examples:
     teacher: np.ndarray
 
 
+@dataclass(frozen=True)
+class Decided:
+    """Training pictures in pairs of a class, the one that is distilled least and the one that is distilled most, with the mean
+    probability over the spots: uint8 (K, C, H, W), int64 (K,) twice, float32 (K,)."""
+
+    images: np.ndarray
+    ids: np.ndarray
+    y: np.ndarray
+    p: np.ndarray
+
+
 @dataclass
 class Run:
     """A run directory as far as it exists.
@@ -78,6 +89,7 @@ class Run:
     trials: list[Trial] = field(default_factory=list)
     teacher: Said | None = None
     examples: Examples | None = None
+    decided: Decided | None = None
     student_sha256: str | None = None
     missing: list[str] = field(default_factory=list)
 
@@ -138,6 +150,7 @@ def read(path: str | Path, *, deep: bool = True) -> Run:
     if dig(run.facts, "kind") != "train":
         run.teacher = _said(path / "teacher.logits.safetensors", run.missing)
         run.examples = _examples(path / "examples.safetensors", run.missing)
+        run.decided = _decided(path / "decided.safetensors", run.missing)
     return run
 
 
@@ -259,6 +272,17 @@ def _examples(path: Path, missing: list[str]) -> Examples | None:
         missing.append(f"{path.name}: expected uint8 images (K, C, H, W) and four vectors (K,), got {images.shape}")
         return None
     return Examples(images, *(a.astype(np.int64) for a in rest))
+
+
+def _decided(path: Path, missing: list[str]) -> Decided | None:
+    """Only a run with a policy has this file."""
+    if not path.exists() or (arrays := _tensors(path, ("images", "ids", "y", "p"), path.name, missing)) is None:
+        return None
+    images, *rest = (arrays[n] for n in ("images", "ids", "y", "p"))
+    if images.ndim != 4 or images.dtype != np.uint8 or any(a.shape != images.shape[:1] for a in rest):
+        missing.append(f"{path.name}: expected uint8 images (K, C, H, W) and three vectors (K,), got {images.shape}")
+        return None
+    return Decided(images, rest[0].astype(np.int64), rest[1].astype(np.int64), rest[2].astype(np.float32))
 
 
 def _tensors(path: Path, names: Sequence[str], where: str, missing: list[str]) -> dict[str, np.ndarray] | None:
