@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from potstill._version import __version__
-from potstill.commands import browse, jobs, nets, results
+from potstill.commands import browse, edge, jobs, nets, results
 from potstill.commands.screen import SCREEN
 from potstill.errors import ConfigError, InterruptedRun, MachineError, PotstillError
 
@@ -76,9 +76,13 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "train": (jobs.train, "Train a net on the labels, for example a teacher"),
     "distill": (jobs.distill, "Distil a teacher into a student"),
     "eval": (nets.evaluate, "Measure a net"),
+    "compress": (compress.compress, "Make a trained net smaller: prune, distil back, quantize, export"),
     "resume": (jobs.resume, "Go on with an interrupted run, exactly"),
     "report": (results.report, "Write the page of a run, or of several"),
     "compare": (results.compare, "The leaderboard of runs"),
+    "export": (edge.export, "The student as one file for a device"),
+    "bench": (edge.bench, "How fast and how large such files are"),
+    "predict": (edge.predict, "What is on a picture"),
     "list": (browse.list_, "Methods, models, data, recipes"),
     "show": (browse.show, "A method, model, recipe; the settings (show config)"),
     "inspect": (nets.inspect, "The layers of a net, or of a pair"),
