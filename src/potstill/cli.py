@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from potstill._version import __version__
-from potstill.commands import browse, edge, jobs, nets, results
+from potstill.commands import browse, compress, edge, jobs, nets, results
 from potstill.commands.screen import SCREEN
 from potstill.errors import ConfigError, InterruptedRun, MachineError, PotstillError
 
