@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 
-_PARTS = ("data", "lightning", "losses", "methods", "metrics", "models", "schemes")
+_PARTS = ("compress", "data", "lightning", "losses", "methods", "metrics", "models", "schemes")
 
 
 def __getattr__(name: str) -> Any:

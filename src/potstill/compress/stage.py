@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from torch import nn
+
 from potstill import cost
-from potstill.config.schema import Config
+from potstill.config.schema import Config, ModelConfig
 from potstill.console import Console
 from potstill.errors import ConfigError, did_you_mean
 from potstill.models.net import Net
@@ -44,6 +46,7 @@ class Work:
             its compression.
         before: the folders of the stages before, by their names (``2-recover``), in order.
         objects: what the caller gave as objects instead of names.
+        origin: the caller's own module before its compression, where the net was given as one; else None.
         console: where messages go.
     """
 
@@ -53,6 +56,7 @@ class Work:
     teacher: Net
     before: dict[str, Path] = field(default_factory=dict)
     objects: Objects = field(default_factory=Objects)
+    origin: nn.Module | None = None
     console: Console = field(default_factory=lambda: Console(quiet=True))
 
     @cached_property
@@ -65,6 +69,7 @@ class Work:
         """
         objects = Objects(student=self.net, data=self.objects.data)
         ready = prepare(self.config.model_copy(update={"kind": "train"}), objects)
+        ready.dressed(self.teacher, ModelConfig(model="python"))
         order = class_order(self.teacher, ready.splits)
         for split in ("val", "test"):
             measures, logits = ready.measure(self.teacher, split, order)

@@ -1,0 +1,123 @@
+"""The command that makes a trained net smaller."""
+
+from typing import Annotated, Any
+
+import typer
+
+from potstill.commands import options as o
+from potstill.commands.jobs import whole
+from potstill.commands.nets import Trust
+from potstill.commands.screen import SCREEN, columns, number
+from potstill.config.yaml import value
+from potstill.errors import ConfigError
+
+TARGETS = ("macs", "parameters", "bytes", "latency")
+
+
+def compress(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN|MODEL", help="A run directory, or any trained model.", show_default=False)
+    ],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="The folder of the compression", show_default=False)],
+    prune: Annotated[str | None, typer.Option("--prune", metavar="SHARE", help="Share of the channels that go")] = None,
+    macs: Annotated[
+        str | None, typer.Option("--target-macs", metavar="N", help="Prune until it has so many; below 1: a share")
+    ] = None,
+    parameters: Annotated[str | None, typer.Option("--target-parameters", metavar="N", help="Likewise")] = None,
+    size: Annotated[str | None, typer.Option("--target-bytes", metavar="N", help="Likewise")] = None,
+    latency: Annotated[
+        str | None, typer.Option("--target-latency", metavar="MS", help="Milliseconds a picture on this machine")
+    ] = None,
+    importance: Annotated[
+        str, typer.Option("--importance", metavar="NAME", help="magnitude, bn, taylor", show_default=False)
+    ] = "magnitude",
+    round_to: Annotated[
+        str, typer.Option("--round-to", metavar="N", help="Channels stay a multiple of it [8]", show_default=False)
+    ] = "8",
+    limit: Annotated[
+        list[str] | None, typer.Option("--limit", metavar="LAYER=SHARE", help="Most that goes of a layer; 0: nothing")
+    ] = None,
+    rounds: Annotated[
+        str, typer.Option("--rounds", metavar="N", help="Prune in so many steps [1]", show_default=False)
+    ] = "1",
+    recover: Annotated[
+        str, typer.Option("--recover", metavar="EPOCHS", help="Distil back after each cut [0]", show_default=False)
+    ] = "0",
+    method: Annotated[
+        str, typer.Option("-m", "--method", metavar="NAME", help="Of the recovery [kd]", show_default=False)
+    ] = "kd",
+    teacher: o.Teacher = None,
+    control: Annotated[
+        bool, typer.Option("--control/--no-control", help="Recover from labels only too [on]", show_default=False)
+    ] = True,
+    lowrank: Annotated[
+        str | None, typer.Option("--lowrank", metavar="SHARE", help="Factorise layers: share of the ranks that stays")
+    ] = None,
+    sparsify: Annotated[
+        str | None, typer.Option("--sparsify", metavar="SHARE|N:M", help="Zeros: a share, or 2:4; seldom faster")
+    ] = None,
+    quantize: Annotated[str | None, typer.Option("--quantize", metavar="KIND", help="int8, ...")] = None,
+    export: Annotated[str | None, typer.Option("--export", metavar="FORMAT", help="onnx, ...")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Run the exported file and hold it against the net")] = False,
+    data: o.Data = None,
+    trust_code: Trust = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Make a trained net smaller: prune, distil back, factorise, quantize, export. The same again goes on where it stopped.
+
+    \b
+      potstill compress runs/kd --prune 0.5 --recover 10 --out runs/small
+      potstill compress runs/kd --target-macs 0.5 --rounds 2 --recover 10 --teacher runs/teacher --out runs/half
+    """
+    SCREEN.set(quiet, verbose, json)
+    given = dict(zip(TARGETS, (macs, parameters, size, latency), strict=True))
+    target = {name: share(text, f"--target-{name}") for name, text in given.items() if text is not None}
+    plan: dict[str, Any] = {
+        "prune": None if prune is None else share(prune, "--prune"),
+        "target": target,
+        "importance": importance,
+        "rounds": whole(rounds, "--rounds"),
+        "recover": 0 if recover == "0" else whole(recover, "--recover"),
+        "method": method,
+        "control": control,
+        "lowrank": None if lowrank is None else share(lowrank, "--lowrank"),
+        "sparsify": sparsify if sparsify is None or ":" in sparsify else share(sparsify, "--sparsify"),
+        "prune_settings": {"round_to": whole(round_to, "--round-to"), "limits": dict(map(limited, limit or []))},
+        "quantize": quantize,
+        "export": export,
+        "verify": verify,
+    }
+    from potstill.compress.chain import compress as start
+    from potstill.console import Console
+
+    console = Console(SCREEN.quiet, SCREEN.verbose)
+    done = start(model, out, teacher=teacher, data=data, trust_code=trust_code, console=console, **plan)
+    heads = ("stage", "top-1 test", "agree", "parameters", "MACs", "bytes")
+    table = columns((row_of(stage) for stage in done.facts["stages"]), heads)
+    SCREEN.result(f"{table}\n\n{done.path}", {"path": str(done.path), **done.facts})
+
+
+def row_of(stage: dict[str, Any]) -> list[str]:
+    """A stage as a line of the table; what it does not know stays empty."""
+    facts = stage["facts"]
+    test = facts.get("test", {})
+    shares = [f"{100 * test[k]:.2f}" if k in test else "" for k in ("top1", "agreement")]
+    return [stage["name"], *shares, *(number(facts[k]) if k in facts else "" for k in ("parameters", "macs", "bytes"))]
+
+
+def share(text: str, flag: str) -> float:
+    """A flag that must be a number."""
+    read = value(text)
+    if isinstance(read, bool) or not isinstance(read, int | float):
+        raise ConfigError(f"{flag} must be a number, got {text!r}")
+    return float(read)
+
+
+def limited(text: str) -> tuple[str, float]:
+    """``layer1.*=0.25`` as a pattern and its share."""
+    layer, _, number_ = text.partition("=")
+    if not layer or not number_:
+        raise ConfigError(f"--limit is LAYER=SHARE, such as 'layer1.*=0.25', got {text!r}")
+    return layer, share(number_, "--limit")
