@@ -163,4 +163,6 @@ def test_a_vision_transformer_of_transformers() -> None:
     assert torch.equal(composed(segments, X), net(X).logits)
     assert torch.equal(composed(segments, X[:2]), net(X[:2]).logits)
     with pytest.raises(ModelError, match=r"`add` in .* reads what"):
-        Segments(net, [next(p for p, m in net.named_modules() if p.startswith(f"{layers}.1.") and "mlp" in p.lower())], X)
+        Segments(
+            net, [next(p for p, m in net.named_modules() if p.startswith(f"{layers}.1.") and "mlp" in p.lower())], X
+        )

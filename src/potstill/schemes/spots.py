@@ -146,8 +146,8 @@ def _spots(scheme: Scheme, taught: list[Link], example: Tensor) -> tuple[list[Pa
     for a, b in pairwise(order):
         if traces["teacher"].time(b[1]) < traces["teacher"].time(a[1]):
             raise ModelError(
-                f"the student gets to {a[0]!r} before {b[0]!r}, the teacher to {b[1]!r} before {a[1]!r}: "
-                "no way leads through both nets",
+                f"the pairs {' - '.join(a)} and {' - '.join(b)} cross: the student gets to the first of them first, the "
+                "teacher to the second, so no way leads through both nets",
                 hint="pair the spots in one order, losses.NAME.at=[[student_spot, teacher_spot], ...]",
             )
     return [*order, LOGITS], (traces["student"].penultimate() or "logits", traces["teacher"].penultimate() or "logits")
