@@ -18,6 +18,7 @@ def distill(
     teacher: o.Teacher = None,
     student: o.Student = None,
     method: o.Method = None,
+    spots: o.Spots = None,
     epochs: o.Epochs = None,
     batch: o.Batch = None,
     lr: o.Rate = None,
@@ -44,6 +45,7 @@ def distill(
       potstill distill --data folder:photos --teacher runs/teacher --student zoo:resnet8x4
       potstill distill digits losses.kd.temperature=2
       potstill distill my.yaml --method at+kd --seeds 3 --print-config=why
+      potstill distill my.yaml --method crd+kd --spots adaptive
     """
     SCREEN.set(quiet, verbose, json)
     flags = o.settings(
@@ -53,6 +55,7 @@ def distill(
         teacher=teacher,
         student=student,
         method=method,
+        spots=spots,
         epochs=epochs,
         batch=batch,
         lr=lr,

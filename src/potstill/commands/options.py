@@ -25,6 +25,9 @@ Model = Annotated[
 Method = Annotated[
     str | None, typer.Option("-m", "--method", metavar="NAME", help="kd, at+kd, ... (potstill list methods)")
 ]
+Spots = Annotated[
+    str | None, typer.Option("--spots", metavar="RULE", help="Where, per sample: adaptive, random, anti ...")
+]
 Epochs = Annotated[str | None, typer.Option("--epochs", metavar="N", help="Passes over the data [30]")]
 Batch = Annotated[str | None, typer.Option("--batch", metavar="N", help="Pictures a step [64]")]
 Rate = Annotated[str | None, typer.Option("--lr", metavar="X", help="Learning rate [0.05]")]
@@ -54,6 +57,7 @@ KEYS = {
     "model": "student.model",
     "batch": "data.batch",
     "lr": "optim.lr",
+    "spots": "spots.rule",
 }
 """The settings of the flags whose name is not that of their setting."""
 NUMBERS = {"epochs", "batch", "lr", "seed", "seeds"}

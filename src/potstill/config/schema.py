@@ -180,6 +180,40 @@ class LossConfig(Section):
         return dict(self.model_extra or {})
 
 
+class SpotsConfig(Section):
+    """Where to distil, decided for each sample and step (SAKD, arXiv 2205.02399). null: as with `authors`, else the paper's."""
+
+    short = "rule"
+    rule: Literal["adaptive", "always", "random", "anti", "none", "no_gradient"] = "adaptive"
+    """`adaptive`: a policy decides; baselines: `always`, `random`, `anti` (the opposite), `none`, `no_gradient`."""
+    authors: bool = False
+    """Whether all that only the authors' code does is on: the settings below that say so."""
+    share: Share | None = None
+    """Probability of distilling under `random` [0.5]."""
+    weight: NonNegative | WeightSchedule | None = None
+    """beta_3, of the routing loss [1]."""
+    temperature: Positive | WeightSchedule | None = None
+    """Of the decisions; scales the policy's gradient [from 5 to 1; authors: 5]."""
+    hidden: Natural | None = None
+    """Width of a hidden layer of the policy [0: linear]."""
+    initial_bias: NonNegative | None = None
+    """Of the policy for the teacher at the start [0; authors: 10]."""
+    bridges: Literal["plain", "norm", "norm+relu"] | None = None
+    """What ends an adaptation layer between the nets [norm; authors: norm+relu]."""
+    gamma: Positive | None = None
+    """Factor of the routing loss where it is above the student's, divisor where below [1: never; authors: 2]."""
+    hinge: bool | None = None
+    """Whether half of the batch is forced to be distilled at the logits [false; authors: true]."""
+    relation: Literal["masked", "subset"] | None = None
+    """Whether a relational loss sees the whole batch or the chosen samples only [masked; authors: subset]."""
+    teacher: Literal["frozen", "joint", "scratch"] = "frozen"
+    """Whether the teacher is trained along: `joint` from its weights, `scratch` from new ones."""
+    policy_lr: Positive = 0.5
+    """Learning rate of policy and adaptation layers, as a share of optim.lr."""
+    policy_decay: NonNegative = 1e-3
+    """Decay of the weights of policy and adaptation layers."""
+
+
 class OptimConfig(Section):
     """The optimizer: any class of torch.optim, with its other arguments as they are called there."""
 
@@ -231,6 +265,8 @@ class Config(Section):
     """Published methods joined by +; brings their losses. null: `losses` says it all."""
     losses: dict[str, LossConfig] = {}
     """The losses, by name."""
+    spots: SpotsConfig | None = None
+    """Where to distil, decided for each sample: `adaptive`, or a baseline; null: everywhere."""
     optim: OptimConfig = OptimConfig()
     """The optimizer."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -308,5 +344,6 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "ScheduleConfig",
+    "SpotsConfig",
 ]
 __all__ += ["Section", "WeightSchedule", "seconds"]
