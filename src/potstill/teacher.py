@@ -1,0 +1,264 @@
+"""The frozen teacher at its own speed: folded, channels-last, compiled, bf16; each where it is measured to pay."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from potstill.cache.codec import divergence
+from potstill.folding import NORMS, fold
+from potstill.taps import Tapped, find, first_tensor
+from potstill.types import Out
+
+Precision = Literal["exact", "equal", "fast"]
+ROUNDING = 1e-4
+"""Relative L2 distance to the plain net, at every spot, up to which a float32 variant counts as equal. 7e-7 where measured
+(resnet32x4); a net that turns rounding into more is left as it is."""
+BOUND = 1e-4
+"""KL divergence (T = 4) of the logits of a bf16 teacher to the plain one's. 8e-6 on a trained ResNet-20."""
+FEATURES = 3e-2
+"""Relative L2 distance of a bf16 teacher's features to the plain one's. 7e-3 where measured."""
+WORTH = 600.0
+"""Seconds of teaching from which ``torch.compile`` is tried: it costs 20 to 110 s and saves up to a third in float32."""
+TIMED = 16
+"""Pictures with which variants are timed on a CPU."""
+PAYS = 0.97
+"""A variant is kept when it takes at most this share of the best one before it: less is noise."""
+
+
+class Swift(Tapped):
+    """A teacher's copy that is run as it is fastest. Says what :class:`potstill.taps.Tapped` says, in float32.
+
+    Attributes:
+        last: whether pictures are brought to channels-last.
+        dtype: of autocast; None: none.
+        shape: pictures of this shape are given to ``quick``, the compiled net; a smaller batch is not worth compiling for.
+    """
+
+    last = False
+    dtype: torch.dtype | None = None
+    shape: torch.Size | None = None
+    quick: Callable[[Tensor], Out] | None = None
+
+    def forward(self, x: Tensor) -> Out:
+        if self.last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        autocast = torch.autocast(x.device.type, self.dtype) if self.dtype else contextlib.nullcontext()
+        with autocast:
+            said = self.quick(x) if self.quick is not None and x.shape == self.shape else super().forward(x)
+        return {k: v.float() if v.dtype == self.dtype else v for k, v in said.items()} if self.dtype else said
+
+
+@dataclass
+class Sped:
+    """A teacher made faster.
+
+    Attributes:
+        net: says what the teacher says; the teacher itself where nothing made it faster.
+        how: what was done to it, in words; empty: nothing.
+        seconds: CPU seconds (on a CPU; else seconds) of a forward pass by variant, medians of interleaved passes.
+        notices: what was tried or left out, and why.
+    """
+
+    net: Tapped
+    how: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """Time of a pass, of the plain teacher's; 1 where nothing was measured."""
+        return self.seconds[self.how[-1]] / self.seconds["plain"] if self.how else 1.0
+
+
+@torch.no_grad()
+def speed_up(
+    teacher: Tapped,
+    x: Tensor,
+    *,
+    precision: Precision = "equal",
+    forwards: int = 0,
+    bound: float = BOUND,
+    repeats: int = 3,
+    backend: str = "inductor",
+    worth: float = WORTH,
+) -> Sped:
+    """The fastest equivalent of a frozen teacher on batches like ``x``, measured.
+
+    The teacher is not changed: all is done to a copy, whose module paths stay, so that spots are heard as before.
+
+    Args:
+        teacher: the net with its spots, on the device where it will run.
+        x: a batch of real pictures, (B, C, H, W), in [0, 1], of the size that is to come.
+        precision: ``exact``: the teacher itself, to the last bit. ``equal``: equal but for rounding in float32 (folded batch
+            norms, channels-last, compiled). ``fast``: bf16 as well, where the processor has it and the logits stay within
+            ``bound``.
+        forwards: how many batches are to come; ``torch.compile`` is only tried where they take more than ``worth`` seconds.
+        bound: the largest mean KL divergence (T = 4) of bf16 logits to the plain ones.
+        repeats: measurements of each variant.
+        backend: of ``torch.compile``.
+
+    Returns:
+        the fastest of all variants, among which is the plain one.
+    """
+    if precision == "exact":
+        return Sped(teacher, notices=["exact: the teacher runs as it was given"])
+    teacher.eval()
+    sped = Sped(teacher)
+    truth = teacher(x)
+    with_last = partial(_channels_last, x)
+
+    def attempt(
+        name: str, change: Callable[[Swift], str | None], close: Callable[[Out, Out], str | None], part: int = TIMED
+    ) -> None:
+        """Change a copy of the best net so far; keep it if it says the same, faster."""
+        made = _copied(sped.net)
+        try:
+            reason = change(made) or close(truth, made(x))
+        except Exception as error:  # of the net's own code, the tracer or the compiler: then without this step
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if reason is None:
+            before, after = _timed([sped.net, made], x, part, repeats)
+            sped.seconds.setdefault("plain", before)
+            sped.seconds[name] = sped.seconds[sped.how[-1] if sped.how else "plain"] * after / before
+            if after <= PAYS * before:
+                sped.net = made
+                sped.how.append(name)
+            else:
+                sped.notices.append(f"{name}: no faster ({1e3 * after:.1f} ms, {1e3 * before:.1f} ms without)")
+        else:
+            sped.notices.append(f"{name}: {reason}")
+
+    if _foldable(teacher.net):
+        attempt("batch norms folded", fold, _rounding)
+    if any(p.ndim == 4 for p in teacher.net.parameters()):
+        attempt("channels-last", with_last, _rounding)
+    if precision == "fast":
+        if has_bf16(x.device):
+            attempt("bf16", _bf16, partial(_near, bound=bound))
+        else:
+            sped.notices.append("bf16: this processor has no instructions for it")
+    spent = forwards * (sped.seconds[sped.how[-1]] if sped.how else _timed([teacher], x, TIMED, 1)[0])
+    if spent >= worth:
+        began = time.monotonic()
+        near = partial(_near, bound=bound) if "bf16" in sped.how else _rounding
+        attempt("compiled", partial(_compile, x.shape, backend), near, part=len(x))
+        cost = time.monotonic() - began
+        sped.notices.append(f"compiling took {cost:.0f} s, of {human(spent)} of teaching")
+    elif forwards:
+        sped.notices.append(f"not compiled: {human(spent)} of teaching would not pay for it")
+    return sped
+
+
+def human(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 numbers itself."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type == "cpu" and bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
+
+
+def _foldable(net: nn.Module) -> bool:
+    return any(type(m) in NORMS for m in net.modules())
+
+
+def _copied(tapped: Tapped) -> Swift:
+    made = Swift(copy.deepcopy(tapped.net), tapped.spots, copy.deepcopy(tapped.prepare), tapped.order).eval()
+    if isinstance(tapped, Swift):
+        made.last, made.dtype = tapped.last, tapped.dtype
+    return made
+
+
+def _channels_last(x: Tensor, made: Swift) -> str | None:
+    made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    made.last = True
+    return None
+
+
+def _bf16(made: Swift) -> str | None:
+    made.dtype = torch.bfloat16
+    return None
+
+
+def _compile(shape: torch.Size, backend: str, made: Swift) -> str | None:
+    """Compile with hooks that stay (it is a copy): those that come and go with each pass would be compiled each time."""
+    heard: Out = {}
+
+    def after(spot: str, module: nn.Module, args: Any, output: Any) -> None:
+        heard[spot] = first_tensor(output, spot)
+
+    def before(spot: str, module: nn.Module, args: Any) -> None:
+        value = first_tensor(args, spot)
+        heard[spot] = value.clone() if getattr(module, "inplace", False) is True else value
+
+    if any("#" in spot for spot in made.spots):
+        return "a spot is one of several calls of a layer"
+    net, prepare, order = made.net, made.prepare, made.order
+    for spot in made.spots:
+        module = find(net, spot.removesuffix("@in"))
+        if spot.endswith("@in"):
+            module.register_forward_pre_hook(partial(before, spot))
+        else:
+            module.register_forward_hook(partial(after, spot))
+
+    def run(x: Tensor) -> Out:
+        heard.clear()
+        logits = first_tensor(net(x if prepare is None else prepare(x)), "the net")
+        said = {**heard, "logits": logits if order is None else logits[:, order]}
+        heard.clear()
+        return said
+
+    options: dict[str, Any] | None = {"freezing": True} if backend == "inductor" else None
+    made.quick, made.shape = torch.compile(run, dynamic=False, backend=backend, options=options), shape
+    return None
+
+
+def _rounding(truth: Out, said: Out) -> str | None:
+    return _far(truth, said, ROUNDING)
+
+
+def _near(truth: Out, said: Out, bound: float) -> str | None:
+    lost = divergence(truth["logits"], said["logits"]) if truth["logits"].ndim == 2 else 0.0
+    if not lost <= bound:
+        return f"its logits are too far from float32: KL(T=4) {lost:.1e}, allowed are {bound:.0e}"
+    return _far(truth, {**said, "logits": truth["logits"]}, FEATURES)
+
+
+def _far(truth: Out, said: Out, bound: float) -> str | None:
+    for spot, t in truth.items():
+        far = float((t.float() - said[spot].float()).norm() / t.float().norm().clamp_min(1e-12))
+        if not far <= bound:
+            return f"at {spot!r} it is {far:.1e} (relative) from the plain net, allowed are {bound:.0e}"
+    return None
+
+
+def _timed(nets: list[Tapped], x: Tensor, part: int, repeats: int) -> list[float]:
+    """Seconds that each net takes for ``x``: medians of interleaved passes after one to warm up. On a CPU of CPU time, which
+    other work on the machine does not lengthen, and with the first ``part`` pictures, for it has no use for large batches."""
+    cpu = x.device.type == "cpu"
+    clock, few = (time.process_time, x[:part]) if cpu else (time.perf_counter, x)
+
+    def once(net: Tapped) -> float:
+        began = clock()
+        net(few)
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+        return (clock() - began) * len(x) / len(few)
+
+    for net in nets:
+        once(net)
+    took = [[once(net) for net in nets] for _ in range(repeats)]
+    return [statistics.median(each) for each in zip(*took, strict=True)]
