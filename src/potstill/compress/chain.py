@@ -18,6 +18,7 @@ from torch import nn
 
 from potstill._version import __version__
 from potstill.compress.plan import planned
+from potstill.compress.recover import kept
 from potstill.compress.stage import Stage, Work, settings
 from potstill.config.load import dump, resolve
 from potstill.config.schema import Config, ModelConfig, TeacherConfig
@@ -104,7 +105,8 @@ def run_chain(
     net, rows = copy.deepcopy(source), []
     before: dict[str, Path] = {}
     data: dict[str, Any] = {}
-    key = _hash(source.sha256 or _weights(source.module), dump(config), teacher.sha256 or _weights(teacher.module))
+    said = config.model_dump(mode="json", exclude_defaults=True, exclude={"out", "name", "trust_code", "track"})
+    key = _hash(source.sha256 or _weights(source.module), said, teacher.sha256 or _weights(teacher.module))
     with _alone(out):
         for i, stage in enumerate(stages):
             name, key = f"{i}-{stage.kind}", _hash(key, stage.kind, settings(stage))
@@ -124,7 +126,7 @@ def run_chain(
                 net = work.net
                 data |= {"ready": vars(work)["ready"]} if "ready" in vars(work) else {}  # loaded once for all stages
                 save_student(half, net)
-                write_atomically(half / "config.yaml", dump(config).encode())
+                write_atomically(half / "config.yaml", dump(config.model_copy(update={"teacher": None})).encode())
                 row = {
                     "name": name,
                     "kind": stage.kind,
@@ -180,13 +182,14 @@ def _source(
             objects.data, flags["data.source"] = data, f"object:{type(data).__name__}"
     own = Path(model) / "config.yaml" if isinstance(model, str | Path) else None
     if own is not None and own.is_file():
-        config = resolve([str(own)], [], flags).config
+        read = resolve([str(own)], [], flags).config
+        config = resolve([], [], {**kept(read), "student.model": str(model)}, "train").config
     elif data is None:
         raise ConfigError("which data?", hint="data=..., --data folder:PATH; a run directory knows its own")
     else:
         named = str(model) if isinstance(model, str | Path) else "object:model"
         config = resolve([], [], {"student.model": named, **flags}, "train").config
-    config = config.model_copy(update={"trust_code": trust_code, "teacher": None, "kind": "train"})
+    config = config.model_copy(update={"trust_code": trust_code})
     net = net_of(str(model) if isinstance(model, Path) else model, trust_code=trust_code)
     if isinstance(teacher, str):
         config = config.model_copy(update={"teacher": TeacherConfig(model=teacher)})

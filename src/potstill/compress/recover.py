@@ -87,12 +87,9 @@ class Recover:
         return objects if any(o is not None for o in (objects.teacher, objects.student, objects.data)) else None
 
     def _config(self, work: Work) -> Config:
-        config = work.config.model_dump(mode="json", by_alias=True)
-        flags: dict[str, Any] = {}
-        for name in KEPT:
-            flags |= dict(_flat({name: config[name]}))
         last = [*work.before.values()][-1]
-        flags |= {
+        flags = {
+            **kept(work.config),
             "student.model": str(last),
             "teacher.model": work.config.teacher.model if work.config.teacher else work.teacher.spec,
             "method": self.method,
@@ -109,6 +106,12 @@ class Recover:
 def _fresh(work: Work) -> Any:
     """The caller's own module as it was before it was compressed, where the net is one."""
     return copy.deepcopy(work.origin) if work.net.spec.startswith("object:") else None
+
+
+def kept(config: Config) -> dict[str, Any]:
+    """The settings of :data:`KEPT` by their keys."""
+    tree = config.model_dump(mode="json", by_alias=True)
+    return dict(_flat({name: tree[name] for name in KEPT}))
 
 
 def _flat(tree: Mapping[str, Any], way: str = "") -> list[tuple[str, Any]]:
