@@ -8,8 +8,9 @@ from potstill.schemes.scheme import Scheme
 from potstill.taps import Frozen, Tapped
 
 
-def compile_nets(scheme: Scheme, device: str) -> list[str]:
-    """Compile every net of the scheme that is not listened to inside; on CUDA with graphs, which save the launches.
+def compile_nets(scheme: Scheme, device: str, *others: Scheme) -> list[str]:
+    """Compile every net that is not listened to inside, by this scheme or by ``others`` that share its nets; on CUDA with
+    graphs, which save the launches.
 
     A compiled net does not call hooks, so a net with hidden spots stays as it is. Shapes are not made dynamic: the last,
     smaller batch of an epoch has its own code.
@@ -17,13 +18,20 @@ def compile_nets(scheme: Scheme, device: str) -> list[str]:
     Returns:
         notices: which nets were left as they are.
     """
-    notices = []
-    for name in scheme.active:
-        wrapped: nn.Module = scheme.nets[name]
-        tapped = wrapped.net if isinstance(wrapped, Frozen) else wrapped
-        assert isinstance(tapped, Tapped)
-        if tapped.spots:
-            notices.append(f"compile: {name} is listened to at {', '.join(tapped.spots)}, so it is not compiled")
-        else:
-            tapped.net.compile(mode="reduce-overhead" if device == "cuda" else "default", dynamic=False)
-    return notices
+    nets: dict[str, nn.Module] = {}
+    spots: dict[str, dict[str, None]] = {}
+    for each in (scheme, *others):
+        for name in each.active:
+            wrapped: nn.Module = each.nets[name]
+            tapped = wrapped.net if isinstance(wrapped, Frozen) else wrapped
+            assert isinstance(tapped, Tapped)
+            nets[name] = tapped.net
+            spots.setdefault(name, {}).update(dict.fromkeys(tapped.spots))
+    for name, net in nets.items():
+        if not spots[name]:
+            net.compile(mode="reduce-overhead" if device == "cuda" else "default", dynamic=False)
+    return [
+        f"compile: {name} is listened to at {', '.join(heard)}, so it is not compiled"
+        for name, heard in spots.items()
+        if heard
+    ]

@@ -111,7 +111,7 @@ def say_results(folder: RunFolder, console: Console) -> None:
 
     size = cards["student"]["parameters"]
     if results["control"]:
-        line("student alone", cell(results["control"]), size)
+        line("student alone", cell(results["control"]), (cards.get("control") or cards["student"])["parameters"])
     line(
         "student distilled" if cards["kind"] == "distill" else "net",
         cell(results["student"]),

@@ -179,6 +179,7 @@ def losses_of(config: Config) -> dict[str, dict[str, Any]]:
             "use": loss.use,
             "weight": loss.weight if isinstance(loss.weight, float | int) else loss.weight.model_dump(by_alias=True),
             "at": loss.at,
+            "before": loss.before and loss.before.model_dump(),
             **loss.settings,
         }
         for name, loss in config.losses.items()
@@ -374,24 +375,16 @@ def views_of(config: Config, splits: Splits) -> Views:
 
 
 def check_names(config: Config) -> None:
-    """Refuse what can be refused before anything is loaded: an optimizer or schedule that torch does not have, SimKD."""
-    for name, loss in config.losses.items():
-        if (
-            loss.use == "simkd"
-        ):  # the loss is there for loops of one's own; a run would deliver a classifier that never learned
-            raise ConfigError(
-                f"losses.{name}: SimKD answers through a projector and the teacher's classifier, "
-                "which a run does not deliver yet",
-                why="the student's own classifier is not trained by it",
-                hint="--method srrl+kd, the nearest",
-            )
+    """Refuse what can be refused before anything is loaded: an optimizer or schedule that torch does not have."""
     optimizer_of(config)
     make_scheduler(config.schedule.name, config.epochs, config.schedule.warmup, **config.schedule.args)
 
 
-def optimizer_of(config: Config) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    """The optimizer as configured; fused where torch can, except for float16, whose gradients are unscaled before clipping."""
+def optimizer_of(config: Config, rate: float = 1.0) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    """What makes the optimizer as configured, at ``rate`` times its learning rate, when a stage begins: what that stage's scheme
+    trains has gradients then. Fused where torch can, except for float16, whose gradients are unscaled before clipping."""
     o = config.optim
-    if config.precision != "16" and "fused" not in o.args and takes(o.name, "fused"):
-        return make_optimizer(o.name, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum, fused=True, **o.args)
-    return make_optimizer(o.name, lr=o.lr, weight_decay=o.weight_decay, momentum=o.momentum, **o.args)
+    fused = config.precision != "16" and "fused" not in o.args and takes(o.name, "fused")
+    more = {"fused": True, **o.args} if fused else o.args
+    make = make_optimizer(o.name, lr=o.lr * rate, weight_decay=o.weight_decay, momentum=o.momentum, **more)
+    return lambda scheme: make(scheme.begin() if isinstance(scheme, Scheme) else scheme)

@@ -8,9 +8,12 @@ from typing import cast
 
 import torch
 
-from potstill.cost import macs
+from potstill.chain import epochs_of
+from potstill.cost import macs, parameters
+from potstill.deliver import Delivery
 from potstill.errors import ModelError
 from potstill.methods.build import Built
+from potstill.methods.stages import First
 from potstill.prepare import ALONE, Ready, count, losses_of
 from potstill.schemes.scheme import Scheme, total
 from potstill.taps import Frozen, Tapped
@@ -34,19 +37,22 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
     if teach_first:
         built = ready.build(ready.fresh_teacher(config.seed), ALONE, None)
     else:
-        built = ready.build(ready.student(config.seed), losses_of(config), ready.teacher)
-    scheme = built.scheme.train()
+        student = ready.student(config.seed)
+        built = ready.build(student, losses_of(config), ready.teacher)
+        delivered = Delivery(student, built).net
+    schemes = [*(first.scheme for first in built.before), built.scheme]
     stream = ready.stream(config.seed, labels_only=teach_first or config.kind == "train")
     batches = list(itertools.islice(stream.epoch(0), steps))
-    if ready.fabric.device.type == "cpu" and (threads or work(ready, scheme) < SMALL_STEP):
+    if ready.fabric.device.type == "cpu" and (threads or max(work(ready, scheme) for scheme in schemes) < SMALL_STEP):
         torch.set_num_threads(threads or 1)
     try:
-        seconds, first = _timed(ready, ready.placed(scheme), batches)
+        timed = [_timed(ready, ready.placed(scheme), batches) for scheme in schemes]
     except RuntimeError:  # `view` on a channels-last map, say; what is wrong in earnest is raised again
         ready.channels_last = False
-        scheme = scheme.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        for scheme in schemes:
+            scheme.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         try:
-            seconds, first = _timed(ready, ready.placed(scheme), batches)
+            timed = [_timed(ready, ready.placed(scheme), batches) for scheme in schemes]
         except RuntimeError as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             names = ", ".join(config.losses) or "ce"
@@ -55,7 +61,12 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
             ) from error
     if teach_first:
         return built
+    seconds, first = timed[-1]
+    for start, (_, said) in zip(built.before, timed, strict=False):
+        ready.say(f"before   {_words(start, config.epochs)}; {said[start.name]:.3g} at the first step")
     for row in built.rows:
+        if row["name"] not in first:
+            continue  # of weight 0: in no stage, or in the one before alone
         spots = ", ".join(s if s == t else f"{s} - {t}" for s, t in row["at"])
         extra = f", adapters {count(row['parameters'])} parameters" if row["parameters"] else ""
         weight = (
@@ -64,8 +75,12 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
         ready.say(f"loss     {row['name']} x {weight} at {spots}{extra}; {first[row['name']]:.3g} at the first step")
     for notice in built.notices:
         ready.say(f"         {notice}")
+    if delivered is not student:
+        ready.say(f"deliver  the student with another head: {count(parameters(delivered.module))} parameters in all")
     trials = config.seeds * (2 if config.control and config.kind == "distill" else 1)
-    duration = seconds * len(stream) * config.epochs * trials
+    duration = seconds * len(stream) * config.main_epochs * trials
+    for start, (step, _) in zip(built.before, timed, strict=False):
+        duration += step * len(stream) * epochs_of(start, config.epochs) * config.seeds
     ready.say(
         f"budget   {config.epochs} epochs of {len(stream):,} steps, batch {config.data.batch}, {config.seeds} seed(s)"
         + (", and the student alone with the same" if trials > config.seeds else "")
@@ -89,6 +104,7 @@ def _timed(ready: Ready, scheme: Scheme, batches: list[Batch]) -> tuple[float, d
     """Seconds of the fastest step, and the mean losses of the first."""
     seconds: list[float] = []
     first: dict[str, float] = {}
+    scheme.begin().train()
     for batch in batches:
         began = time.monotonic()
         with ready.fabric.autocast():
@@ -99,6 +115,18 @@ def _timed(ready: Ready, scheme: Scheme, batches: list[Batch]) -> tuple[float, d
             torch.cuda.synchronize()
         seconds.append(time.monotonic() - began)
     return min(seconds), first
+
+
+def _words(first: First, total: int) -> str:
+    """``ab: 3 epochs, the student's layers up to layer3 only`` of a stage before the main one."""
+    n, plan = epochs_of(first, total), first.plan
+    what = "beside the other losses, the whole student"
+    if first.up_to:
+        what = f"the student's layers up to {first.up_to[-1]} only"
+    elif plan.trains == "adapters":
+        what = f"on top, its own {count(sum(p.numel() for p in first.scheme.trains))} parameters only"
+    rates = f", learning rate x {plan.lr:g}" * (plan.lr != 1) + f"; then x {plan.main_lr:g}" * (plan.main_lr != 1)
+    return f"{first.name}: {n} epoch{'s' * (n > 1)}, {what}{rates}"
 
 
 def human(seconds: float) -> str:

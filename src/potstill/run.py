@@ -23,6 +23,7 @@ from potstill._version import __version__
 from potstill.config.load import dump
 from potstill.config.schema import Config
 from potstill.console import Console
+from potstill.deliver import Delivery
 from potstill.errors import ConfigError, InterruptedRun, PotstillError
 from potstill.files import write_atomically
 from potstill.methods.build import Built
@@ -235,9 +236,12 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console) -> RunR
             for line in ready.lines[said:]:
                 console.say(f" {line}")
         steps = len(ready.stream(config.seed))
+        plain = ready.student(config.seed)
+        delivered = Delivery(plain, built).net
         folder.update(
             teacher=card(ready.teacher, ready) if ready.teacher else None,
-            student=card(ready.student(config.seed), ready),
+            student=card(delivered, ready),
+            control=card(plain, ready) if delivered is not plain else None,
             losses=built.rows,
             budget={"epochs": config.epochs, "steps": steps * config.epochs, "batch": config.data.batch},
             preflight=ready.lines,
@@ -271,7 +275,7 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console) -> RunR
         say_results(folder, console)
     ready.fabric.barrier()
     folder = RunFolder.open(folder.path)
-    net = ready.student(folder.facts["best_seed"])
+    net = Delivery(ready.student(folder.facts["best_seed"]), built).net
     load_weights(net.module, folder.path / "student.safetensors")
     net.classes = list(ready.splits.classes)
     return RunResult(folder.path, folder.facts, net, lead)

@@ -15,16 +15,17 @@ import numpy as np
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from potstill.chain import chain, extra_epochs
 from potstill.checkpoint import load_state
 from potstill.compiled import compile_nets
 from potstill.config.schema import Config, seconds
 from potstill.console import Console
+from potstill.deliver import Delivery
 from potstill.engine import Position, Stage, fit
 from potstill.files import write_json
 from potstill.models.net import Net
 from potstill.models.resolve import save_student
-from potstill.optim import make_scheduler
-from potstill.prepare import Ready, optimizer_of, seed_everything
+from potstill.prepare import Ready, seed_everything
 from potstill.runs import Journal
 from potstill.taps import Tapped
 
@@ -91,17 +92,20 @@ def run_trial(
     made = net(seed)
     built = ready.build(made, dict(losses), teacher)
     stream = ready.stream(seed, labels_only=teacher is None)
-    module, device = made.module, fabric.device
-    ready.placed(built.scheme)
-    tapped = Tapped(module, (), made.preprocess).to(device)
+    device = fabric.device
+    schemes = [*(first.scheme for first in built.before), built.scheme]
+    for scheme in schemes:
+        ready.placed(scheme)
+    tapped = Tapped(made.module, (), made.preprocess).to(device)
+    delivery = Delivery(made, built)
     if config.compile:
-        for notice in compile_nets(built.scheme, device.type):
+        for notice in compile_nets(built.scheme, device.type, *schemes):
             console.say(f"  {notice}")
     journal = Journal(folder / "metrics.jsonl")
     writer = tensorboard(config, folder) if fabric.is_global_zero else None
 
     def validate() -> dict[str, float]:
-        return ready.measure(made, "val")[0]
+        return ready.measure(delivery.refresh(), "val")[0]
 
     def on_epoch(row: dict[str, Any]) -> None:
         console.epoch(row)
@@ -111,32 +115,30 @@ def run_trial(
             for name, value in row["val"].items():
                 writer.add_scalar(f"val/{name}", value, row["epoch"])
 
-    stage = Stage(
-        name={"student": "distil", "control": "alone", "teacher": "teach"}[role]
+    stages = chain(
+        ready,
+        built,
+        stream,
+        {"student": "distil", "control": "alone", "teacher": "teach"}[role]
         if teacher or role != "student"
         else "train",
-        scheme=built.scheme,
-        stream=stream,
-        epochs=epochs,
-        optimizer=optimizer_of(config),
-        scheduler=make_scheduler(config.schedule.name, epochs, config.schedule.warmup, **config.schedule.args),
+        epochs,
         validate=validate,
+        save_best=lambda: {"student": delivery.net.module.state_dict()},
         patience=None if stop_after else config.early_stop,
-        clip=config.clip,
-        accumulate=config.accumulate,
-        save_best=lambda: {"student": module.state_dict()},
     )
+    extra, total = extra_epochs(built, epochs), sum(stage.epochs for stage in stages)
     began, limit = time.monotonic(), seconds(config.time_limit) if config.time_limit else float("inf")
     seed_everything(seed + 1_000_003)  # dropout and the like; the net's weights are drawn already
     titles = {"student": "student" if teacher else "training", "control": "student alone", "teacher": "teacher"}
-    console.begin(f"{titles[role]}, seed {seed}", epochs)
+    console.begin(f"{titles[role]}, seed {seed}", total)
     try:
         at = fit(
-            [stage],
+            stages,
             fabric,
             folder=folder / "state",
             journal=journal if fabric.is_global_zero else None,
-            on_step=lambda stage, at, steps: console.step(at.epoch, at.step, steps),
+            on_step=lambda stage, at, steps: console.step(_gone(stages, at) + at.epoch, at.step, steps),
             on_epoch=on_epoch,
             should_stop=stop,
             save_every=config.save_every,
@@ -154,23 +156,28 @@ def run_trial(
         tapped.cpu()
         fabric.barrier()
         return dict(json.loads((folder / "result.json").read_text("utf-8")))
-    if len(journal.rows()) < epochs:
+    if len(journal.rows()) < total:
         console.say(
-            f"  ended after {len(journal.rows())} of {epochs} epochs (early_stop, time_limit, or as its student)"
+            f"  ended after {len(journal.rows())} of {total} epochs (early_stop, time_limit, or as its student)"
         )
     result = {
         "role": role,
         "seed": seed,
-        "epochs": journal.rows()[-1]["epoch"],
+        "epochs": journal.rows()[-1]["epoch"] - extra,
         "seconds": round(at.seconds, 2),
-        **measured(ready, made, at, folder, journal),
+        **measured(ready, delivery.refresh(), at, folder, journal),
     }
     tapped.cpu()
-    made.in_channels = ready.splits.shape[0]
-    save_student(folder, made, size=ready.splits.shape[1:], classes=list(ready.splits.classes))
+    delivery.net.in_channels = ready.splits.shape[0]
+    save_student(folder, delivery.net, size=ready.splits.shape[1:], classes=list(ready.splits.classes))
     write_json(folder / "result.json", result)
     fabric.barrier()
     return result
+
+
+def _gone(stages: list[Stage], at: Position) -> int:
+    """Epochs of the stages that are over."""
+    return sum(stage.epochs for stage in stages[: at.stage])
 
 
 def measured(ready: Ready, net: Net, at: Position, folder: Path, journal: Journal) -> dict[str, Any]:

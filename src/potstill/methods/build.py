@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.errors import ConfigError, ModelError, did_you_mean
+from potstill.losses._maps import map_shape
 from potstill.losses.base import Loss
 from potstill.losses.ce import CE
 from potstill.methods.facts import DATA, is_fact
@@ -50,7 +51,7 @@ class Head:
 
     loss: Any
     at: str
-    shape: tuple[int, ...]
+    map: tuple[int, int, int]
     own: str | None
 
 
@@ -116,7 +117,7 @@ def build(
             learns = "student" if any(f.startswith("s_") for f in _arguments(type(before))) else None
             starts.append((plan, Link(before, plan.before.weight, plan.at, "teacher", learns, plan.name), trained))
         if link.weight and hasattr(loss, "head"):
-            head = Head(loss, ours[0], tuple(s_said[ours[0]].shape[1:]), s_look.head)
+            head = Head(loss, ours[0], map_shape(tuple(s_said[ours[0]].shape[1:])), s_look.head)
         size = sum(p.numel() for p in loss.parameters())
         rows.append(
             {

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from potstill.models.preprocess import Preprocess
+from potstill.models.reused import Head
 from potstill.models.surgery import Surgery
 
 Facts = Mapping[str, int | None]
@@ -30,6 +31,7 @@ class Net:
         path: that file.
         in_channels: channels of the pictures that it is given.
         size: height and width of the pictures that it was made for.
+        head: what stands in the place of its own classifier; None where that is its own.
         surgery: what was cut out of it since; None where it has the shape that its source builds.
         notices: what the user should know of how it came about.
     """
@@ -43,5 +45,6 @@ class Net:
     path: str | None = None
     in_channels: int | None = None
     size: tuple[int, int] | None = None
+    head: Head | None = None
     surgery: Surgery | None = None
     notices: list[str] = field(default_factory=list)

@@ -17,6 +17,7 @@ from potstill.files import write_json
 from potstill.models import hubs, sources
 from potstill.models.net import Facts, Net
 from potstill.models.preprocess import Preprocess
+from potstill.models.reused import Head, Reused
 from potstill.models.spec import Spec, parse
 from potstill.models.surgery import Surgery
 from potstill.models.weights import existing_file, load_weights, save_weights, sha256, writing
@@ -150,7 +151,9 @@ def save_student(
         "size": None if size is None else list(size),
         "sha256": digest,
     }
-    if net.surgery:  # an older potstill, which could not build it, says so by the format
+    if net.head:  # an older potstill, which could not build it, says so by the format
+        record |= {"format": 2, "head": net.head.to_json()}
+    if net.surgery:
         record |= {"format": 2, "surgery": net.surgery.to_json()}
     with writing(folder):
         write_json(folder / "student.json", record)
@@ -215,6 +218,12 @@ def load_student(folder: str | Path, *, trust_code: bool = False, module: nn.Mod
             f"{weights} is not the file that student.json describes: its sha256 differs", hint="copy both again"
         )
     net = build(parsed, {}, fresh=True) if module is None else Net(module, spec, record["kwargs"])
+    if record.get("head") is not None:
+        try:
+            net.head = Head.from_json(record["head"])
+            net.module = Reused(net.module, net.head)
+        except ModelError as e:
+            raise ModelError(f"{folder / 'student.json'}: {e.what}", hint=e.hint) from e
     if record.get("surgery") is not None:
         try:
             net.surgery = Surgery.from_json(record["surgery"])
