@@ -3,7 +3,8 @@
 from potstill.cache.codec import CODECS, Codec, Layout, codec, divergence
 from potstill.cache.key import fingerprint, key
 from potstill.cache.net import Cached, check, why_not
+from potstill.cache.shelf import Plan, Shelf, estimate, install
 from potstill.cache.store import Store, read_meta
 
 __all__ = ["CODECS", "Cached", "Codec", "Layout", "Store", "check", "codec", "divergence", "fingerprint", "key"]
-__all__ += ["read_meta", "why_not"]
+__all__ += ["Plan", "Shelf", "estimate", "install", "read_meta", "why_not"]

@@ -37,6 +37,7 @@ class Store:
         size: bytes of a record, a multiple of 8.
         meta: what the records are: kept, and held against what is kept.
         write: whether to fill it, if nobody else does.
+        about: what people should know of it, for ``potstill cache ls``; kept, and not held against anything.
 
     Raises:
         ConfigError: what lies there is something else.
@@ -44,7 +45,14 @@ class Store:
     """
 
     def __init__(
-        self, folder: Path, ids: np.ndarray, views: int, size: int, meta: dict[str, Any], write: bool = True
+        self,
+        folder: Path,
+        ids: np.ndarray,
+        views: int,
+        size: int,
+        meta: dict[str, Any],
+        write: bool = True,
+        about: dict[str, Any] | None = None,
     ) -> None:
         self.folder, self.views, self.size = folder, views, size
         ids = np.asarray(ids, dtype=np.int64)
@@ -60,7 +68,7 @@ class Store:
         if found is None:
             if not self.writing:
                 raise ConfigError(f"no cache in {folder}", hint="potstill cache ls")
-            self._create(mine)
+            self._create({**mine, "about": about or {}}, ids)
         elif other := [k for k in mine if found.get(k) != mine[k]]:
             self._lock.release()
             raise ConfigError(
@@ -80,6 +88,22 @@ class Store:
         self.left = 0 if self.finished else rows - int(np.count_nonzero(self.sums))
         if not self.left:
             self._finish()  # a kill came between the last record and this
+
+    @classmethod
+    def at(cls, folder: Path) -> Store:
+        """The store that lies in a folder, to be read.
+
+        Raises:
+            ConfigError: none lies there.
+            MachineError: it is damaged.
+        """
+        meta = read_meta(folder)
+        if meta is None:
+            raise ConfigError(f"no cache in {folder}", hint="potstill cache ls")
+        try:
+            return cls(folder, np.load(folder / "ids.npy", allow_pickle=False), meta["views"], meta["size"], {}, False)
+        except (OSError, ValueError, KeyError) as error:
+            raise MachineError(f"the cache {folder} is damaged: {error}", hint="potstill cache rm") from None
 
     @property
     def writing(self) -> bool:
@@ -162,7 +186,7 @@ class Store:
         except Timeout:
             return
 
-    def _create(self, meta: dict[str, Any]) -> None:
+    def _create(self, meta: dict[str, Any], ids: np.ndarray) -> None:
         rows = self.views * self.samples
         need, free = rows * (self.size + 8), shutil.disk_usage(self.folder).free
         try:
@@ -182,6 +206,7 @@ class Store:
                 f"the cache does not fit the disk of {self.folder.parent}: {error}",
                 hint="fewer views, cache.dtype=int8 or topk, another cache.dir, or cache=false",
             ) from None
+        np.save(self.folder / "ids.npy", ids)
         write_json(self.folder / "meta.json", {**meta, "finished": False, "made": int(time.time())})
 
     def _flush(self) -> None:
