@@ -66,7 +66,8 @@ def lowrank(
     chains: dict[str, list[int]] = {}
     errors: dict[str, float] = {}
     for path, layer in _candidates(module, shape, skip):
-        weight = layer.weight.detach().double().flatten(2)  # (O, I, k) or (O, I)
+        weight = layer.weight.detach().double()
+        weight = weight.flatten(2) if weight.dim() > 2 else weight  # (O, I, k) or (O, I)
         two = weight.dim() == 3 and weight.shape[2] > 1 and form == "tucker"
         sides = [_unfolded(weight, 1), _unfolded(weight, 0)] if two else [weight.flatten(1)]
         ranks = [_rank(side, ratio, energy, round_to) for side in sides]
