@@ -134,10 +134,7 @@ class Memory(nn.Module):
         if not self.training:
             return
         ids, z_s, z_t = everyones(ids, z_s.detach(), z_t.detach())
-        ranked, at = ids.sort(stable=True)
-        last = at[
-            torch.searchsorted(ranked, ids, right=True) - 1
-        ]  # of a sample seen twice the last view, on all processes
+        last = last_of_each(ids)
         for bank, z in ((self.student, z_s), (self.teacher, z_t)):
             bank[ids] = unit(self.momentum * bank[ids] + (1 - self.momentum) * z[last])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,8 +34,7 @@ def unit(x: Tensor, dim: int = -1) -> Tensor:
 
 def inverse_root(squared: Tensor, least: float = 1e-24) -> Tensor:
     """1 / sqrt of each number, and 0 without gradient where it is not above ``least``."""
-    zero = squared <= least
-    return squared.masked_fill(zero, 1.0).rsqrt().masked_fill(zero, 0.0)
+    return squared.masked_fill(squared <= least, torch.inf).rsqrt()
 
 
 def deviations(x: Tensor, dim: int = -1) -> Tensor:
@@ -52,5 +53,28 @@ def inner(x: Tensor, y: Tensor | None = None) -> Tensor:
     Autocast would run this product in half precision, where a Gram matrix of features overflows or loses the
     differences that relational losses are about.
     """
+    y = x if y is None else y
+    if not torch.is_autocast_enabled(x.device.type):  # entering a context costs as much as a small product
+        return x @ y.mT
     with torch.autocast(x.device.type, enabled=False):
-        return x @ (x if y is None else y).mT
+        return x @ y.mT
+
+
+class Gram(torch.autograd.Function):
+    """:func:`inner` of rows with themselves, with one product in its backward: autograd, which sees no symmetry, has two."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return inner(x)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return (slope + slope.mT) @ x
+
+
+def gram(x: Tensor) -> Tensor:
+    """Inner products of all rows of x, (..., N, D), of which D is many times N; (..., N, N), float32."""
+    products: Tensor = Gram.apply(x)
+    return products

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,5 +54,19 @@ class AT(Loss):
 
     def attention(self, f: Tensor) -> Tensor:
         """The attention map as a unit vector, (B, H·W); zero for a map that is zero."""
-        power = f.square() if self.p == 2 else f.abs().pow(self.p)
-        return F.normalize(power.mean(1).flatten(1), dim=1)
+        power: Tensor = SquareSum.apply(f) if self.p == 2 else f.abs().pow(self.p).sum(1)
+        return F.normalize(power.flatten(1), dim=1)  # which makes sum and mean the same
+
+
+class SquareSum(torch.autograd.Function):
+    """The sum of squares over channels, (B, C, H, W) -> (B, H, W): one pass over it in backward, autograd has three."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor) -> Tensor:
+        ctx.save_for_backward(f)
+        return f.square().sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (f,) = ctx.saved_tensors
+        return (2 * slope)[:, None] * f

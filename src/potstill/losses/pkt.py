@@ -34,10 +34,10 @@ class PKT(Loss):
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
         p, q = (neighbours(x) for x in vectors(s, t))
-        return (q * ((q + EPS).log() - (p + EPS).log())).mean(1)
+        return (q * ((q + EPS) / (p + EPS)).log()).mean(1)
 
 
 def neighbours(x: Tensor) -> Tensor:
     """The probability of each sample to choose each other, (B, B), of vectors (B, D)."""
-    near = (inner(unit(x)) + 1) / 2
+    near = inner(unit(x)) + 1  # twice kappa
     return near / near.sum(1, keepdim=True)

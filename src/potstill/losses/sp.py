@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from potstill.losses._relations import inner, unit, vectors
+from potstill.losses._relations import gram, unit, vectors
 from potstill.losses.base import Loss
 from potstill.types import Batch
 
@@ -31,4 +31,4 @@ class SP(Loss):
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
         a, b = vectors(s, t)
-        return (unit(inner(a)) - unit(inner(b))).square().mean(1)
+        return (unit(gram(a)) - unit(gram(b))).square().mean(1)
