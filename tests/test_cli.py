@@ -43,7 +43,7 @@ def test_the_root_help_shows_examples_first_and_every_command(cli) -> None:
     assert (code, err) == (0, "")
     assert len(out.splitlines()) <= 36
     assert out.index("potstill demo") < out.index("Commands:")
-    assert re.findall(r"^  (\w+)  ", out.partition("Commands:")[2], re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^  (\w+)  ", out.partition("Commands:")[2], re.MULTILINE) == [*COMMANDS, "cache"]
     assert cli() == (0, out, "")
 
 

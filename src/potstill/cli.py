@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from potstill._version import __version__
-from potstill.commands import browse, compress, edge, jobs, nets, results
+from potstill.commands import browse, cache, compress, edge, jobs, nets, results
 from potstill.commands.screen import SCREEN
 from potstill.errors import ConfigError, InterruptedRun, MachineError, PotstillError
 
@@ -92,6 +92,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
 }
 for _name, (_function, _short) in COMMANDS.items():
     app.command(_name, short_help=_short)(_function)
+app.add_typer(cache.app, name="cache", short_help="What teachers said, kept on disk: ls, verify, rm")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -250,6 +250,20 @@ class ScheduleConfig(Section):
         return dict(self.model_extra or {})
 
 
+class CacheConfig(Section):
+    """Keep what the teacher says of the training pictures on disk, and read it instead of asking again."""
+
+    short = "on"
+    on: bool = True
+    """Whether."""
+    views: Count = 4
+    """How many views of each picture the student is shown in turn; more vary more, and fill later."""
+    dtype: Literal["float16", "float32", "int8", "topk"] = "float16"
+    """How logits are packed: `int8` with a scale a picture, `topk` the 20 largest and the mass of the rest."""
+    dir: str | None = None
+    """Where; null: $POTSTILL_CACHE, or the user's cache folder."""
+
+
 class Config(Section):
     """One experiment, complete."""
 
@@ -287,6 +301,8 @@ class Config(Section):
     """How many devices."""
     compile: bool = False
     """Compile the nets with torch.compile."""
+    cache: CacheConfig = CacheConfig(on=False)
+    """Keep what the teacher says of the training pictures; `true`, or its settings."""
     clip: Positive | None = None
     """Largest norm of the gradient; null: as it is."""
     accumulate: Count = 1
@@ -338,6 +354,7 @@ __all__ = [
     "SCHEDULES",
     "AugmentConfig",
     "BeforeConfig",
+    "CacheConfig",
     "Config",
     "DataConfig",
     "LossConfig",
