@@ -12,7 +12,7 @@ SHAPES = [(4, 8, 8), (6, 8, 8), (6, 4, 4), (5, 3, 7), (17, 4), (16, 4), (10, 6),
 @pytest.mark.parametrize(("source", "target"), itertools.product(SHAPES, SHAPES))
 def test_from_any_feature_to_any(source: tuple[int, ...], target: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    bridge = Bridge(source, target).train()
+    bridge = Bridge(source, target, "norm").train()
     for n in (1, 3):
         f = torch.randn(n, *source, requires_grad=True)
         out = bridge(f)
@@ -23,7 +23,7 @@ def test_from_any_feature_to_any(source: tuple[int, ...], target: tuple[int, ...
 
 
 def test_one_sample_of_one_position_is_served_in_training() -> None:
-    assert Bridge((4, 1, 1), (6, 1, 1)).train()(torch.rand(1, 4, 1, 1)).isfinite().all()
+    assert Bridge((4, 1, 1), (6, 1, 1), "norm").train()(torch.rand(1, 4, 1, 1)).isfinite().all()
 
 
 def test_what_ends_a_bridge() -> None:

@@ -75,13 +75,13 @@ def test_each_net_reads_pictures_and_classes_in_its_own_way() -> None:
 
 
 def test_the_teachers_first_segment_is_not_run_again() -> None:
-    model, ran = adaptive("at+kd"), list[str]()
+    model, ran = say(adaptive("at+kd"), True), list[str]()
     for path, module in model.nets["teacher"].net.net.named_modules():
         module.register_forward_hook(lambda m, args, out, path=path: ran.append(path))
     model(batch())
     assert ran.count("features.stage1.0") == 1
     assert ran.count("features.stage2.0") == 2
-    only = adaptive("crd+kd")
+    only = say(adaptive("crd+kd"), True)
     for path, module in only.nets["teacher"].net.net.named_modules():
         module.register_forward_hook(lambda m, args, out, path=path: ran.append(f"crd {path}"))
     only(batch())
@@ -146,3 +146,22 @@ def test_a_live_teacher_is_read_in_eval_mode() -> None:
     assert torch.allclose(losses["routing"], ce, atol=1e-6)
     total(losses).backward()
     assert TEACHER
+
+
+@pytest.mark.parametrize("bridges", ["plain", "norm"])
+def test_the_way_not_taken_costs_no_graph_and_changes_no_gradient(
+    bridges: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(5)
+    ways = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 1], [1, 1, 0], [0, 1, 0], [1, 0, 1]])
+    found = []
+    for sparse in (True, False):
+        model = adaptive("at+kd", bridges=bridges)
+        if not sparse:
+            monkeypatch.setattr("potstill.schemes.routing.segment_of", lambda segment, u, taken: segment(u))
+        a = ways.clone().requires_grad_()
+        out = model.routing(X, a)
+        nn.functional.cross_entropy(out, batch().y).backward()
+        found.append([out.detach(), a.grad, *(p.grad for p in model.routing.parameters())])
+    assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-7) for one, other in zip(*found, strict=True))
+    assert found[0][1].abs().min() > 0, "decisions get a gradient where they say no, too"

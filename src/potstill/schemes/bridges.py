@@ -28,7 +28,7 @@ class Bridge(nn.Module):
             ``norm+relu``: as in the authors' code, which no signed target (WRN, MobileNetV2, transformers) can be reached by.
     """
 
-    def __init__(self, source: Shape, target: Shape, end: End = "norm") -> None:
+    def __init__(self, source: Shape, target: Shape, end: End = "plain") -> None:
         super().__init__()
         self.source, self.target = tuple(source), tuple(target)
         s, t = map_shape(self.source), map_shape(self.target)

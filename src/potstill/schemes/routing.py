@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,11 +47,11 @@ class Routing(nn.Module):
     ends: tuple[Tapped, Tapped]
 
     def __init__(
-        self, student: Tapped, teacher: Tapped, branches: Sequence[Branch], x: Tensor, bridges: End = "norm"
+        self, student: Tapped, teacher: Tapped, branches: Sequence[Branch], x: Tensor, bridges: End = "plain"
     ) -> None:
         super().__init__()
         object.__setattr__(self, "ends", (student, teacher))  # they belong to the scheme
-        self.branches = tuple(branches)
+        self.branches, self.linear = tuple(branches), bridges == "plain"
         self.student = Segments(student.net, [b.student for b in branches], prepared(student, x))
         self.teacher = Segments(teacher.net, [b.teacher for b in branches], prepared(teacher, x))
         self.to_teacher = nn.ModuleList(Bridge(b.s_shape, b.t_shape, bridges) for b in branches)
@@ -76,10 +76,32 @@ class Routing(nn.Module):
                 t = ordered(teacher, t) if spot == "logits" else t
             for k, (to_t, to_s) in enumerate(zip(self.to_teacher, self.to_student, strict=True)):
                 s, t = fused(s, to_s(t), a[:, k]), fused(to_t(s), t, a[:, k])
-                s, t = self.student[k + 1](s), self.teacher[k + 1](t)
+                last = k + 1 == len(self.branches)
+                way = a[:, k + 1].detach() > 0.5 if x.device.type == "cpu" and (last or self.linear) else None
+                s = segment_of(self.student[k + 1], s, None if way is None else ~way)
+                t = segment_of(self.teacher[k + 1], t, way)
             if self.branches:
                 t = ordered(teacher, t)
             return fused(ordered(student, s), t, a[:, -1])
+
+
+def segment_of(segment: Callable[[Tensor], Tensor], u: Tensor, taken: Tensor | None) -> Tensor:
+    """A segment of every sample, with a graph only for those ``taken``, (B,); None: for all.
+
+    What leaves a segment is multiplied by the decision of the next branch, or by one less that, so the gradient of the way not
+    taken is exactly 0 and need not be computed; its value is needed. (Not so where BatchNorm in a bridge ties the samples.) To
+    find the samples would make an accelerator wait, and there two half batches cost more than they save: on a CPU only.
+    """
+    if taken is None or bool(taken.all()):
+        return segment(u)
+    if not bool(taken.any()):
+        with torch.no_grad():
+            return segment(u)
+    yes, no = taken.nonzero()[:, 0], (~taken).nonzero()[:, 0]
+    with torch.no_grad():
+        without = segment(u[no])
+    found = segment(u[yes])
+    return torch.cat([found, without])[torch.cat([yes, no]).argsort()]
 
 
 def fused(s: Tensor, t: Tensor, a: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class Options:
             Quirk: constantly 5.
         hidden: width of a hidden layer of the policy; 0: linear, as published.
         initial_bias: of the policy for the teacher; 0. Quirk: 10 (where both nets are of one kind).
-        bridges: what ends an adaptation layer, see :class:`Bridge`. Quirk: ``norm+relu``.
+        bridges: what ends an adaptation layer, see :class:`Bridge`; nothing, as in the paper. Quirk: ``norm+relu``.
         gamma: the routing loss is multiplied by it where it is larger than the student's cross-entropy, and divided by it
             where it is smaller; 1: never. Quirk: 2 (with AT, RKD and VID on CIFAR-100, with all methods on Tiny-ImageNet).
         hinge: add max(0, B/2 - sum of the logits' decisions) to the routing loss, not divided by B: forces half of the batch to
@@ -55,7 +55,7 @@ class Options:
     temperature: Weight = field(default_factory=lambda: Ramp(5.0, 1.0))
     hidden: int = 0
     initial_bias: float = 0.0
-    bridges: End = "norm"
+    bridges: End = "plain"
     gamma: float = 1.0
     hinge: bool = False
     relation: Literal["masked", "subset"] = "masked"
