@@ -66,7 +66,10 @@ class Export:
         return {"files": {f.name: f.stat().st_size for f in files}}
 
     def _float(self, kind: str, work: Work, path: Path) -> Path:
-        said = card(work.net, licence=self.licence)
+        said, quantized = card(work.net, licence=self.licence), work.last("quantize")
+        made = quantized / "float.onnx" if quantized else None
+        if kind == "onnx" and made and made.exists() and self.opset == formats.OPSET:
+            return formats.write_onnx(guards.checked_onnx(made), path, said)
         program = capture(Whole(work.net), picture_shape(work.net), dynamic=kind != "pte")
         return self._write(program, path, said)
 

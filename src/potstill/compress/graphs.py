@@ -171,6 +171,10 @@ def calibrate(graph: fx.GraphModule, pictures: Tensor, batch: int = 64) -> None:
     for part in pictures.split(batch):
         graph(part)
     for fake in fakes(graph):
+        # the fused kernel leaves scales as they were made, uninitialised, while it only observes
+        scale, zero = fake.activation_post_process.calculate_qparams()
+        fake.scale.resize_(scale.shape).copy_(scale)
+        fake.zero_point.resize_(zero.shape).copy_(zero)
         fake.enable_fake_quant()
         fake.enable_observer(fake.dtype == torch.int8 and fake.quant_min == -fake.quant_max)
 

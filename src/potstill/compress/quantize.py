@@ -97,7 +97,8 @@ class Quantize:
         return bool(self.train) or self.precision == "int4"
 
     def run(self, work: Work) -> dict[str, Any]:
-        """Write ``quantized.onnx``, of nets that torchao quantizes ``quantized.pt2`` too, and ``quantized.json``."""
+        """Write ``quantized.onnx`` and ``quantized.json``; of nets that torchao quantizes ``quantized.pt2`` too, of others the
+        ``float.onnx`` that they were."""
         net, kept = work.net, self.kept(work)
         said = card(net, self.precision)
         loss = None
@@ -108,6 +109,7 @@ class Quantize:
             model = formats.onnx_model(program, said)
         else:
             floats = formats.onnx_model(capture(Whole(net), picture_shape(net)), card(net))
+            formats.write_onnx(floats, work.folder / "float.onnx")
             model = self.after(floats, work, kept)
         formats.write_onnx(model, work.folder / "quantized.onnx", said)
         result = {"settings": asdict(self), "kept_float": kept, "loss": loss, "notices": self.notices(kept)}

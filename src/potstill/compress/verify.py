@@ -110,7 +110,7 @@ def measure(
                 and (order := class_order(teacher, ready.splits)) is not None
             ):
                 z = z[:, order]
-            row[split] = from_logits(z, y, floats)
+            row[split] = {**from_logits(z, y, floats), "n": len(y)}
             if run in artefacts:
                 row[split] |= _against(z, floats, y, ready.splits.classes)
                 row[split]["drop"] = 100 * (own.get("top1", 0.0) - row[split].get("top1", 0.0))
@@ -153,7 +153,7 @@ def refuse(row: dict[str, Any], allowed: float, net: Net, ready: Ready) -> None:
     guilty = blame(net, ready, bits)[:5]
     listed = ", ".join(f"{b.path} (KL {b.kl:.3g}, {100 * b.flips:.1f} % of the answers change)" for b in guilty)
     raise ModelError(
-        f"{row['name']} loses {drop:.2f} points of accuracy on the validation data, {allowed:g} are allowed; "
+        f"{row['name']} loses {drop:.2f} points of accuracy on {row['val']['n']:,} validation pictures, {allowed:g} are allowed; "
         f"{guilty[0].path} is to blame most",
         why=f"quantized alone: {listed}",
         hint=f"keep the worst layers float (mixed=0.01, or keep={guilty[0].path}), train with quantization (train=300), "
