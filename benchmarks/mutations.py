@@ -37,11 +37,14 @@ LOSSES = "src/potstill/losses"
 RESULTS = Path(__file__).parent / "results" / "mutations.jsonl"
 TIMEOUT = 60  # seconds of CPU a mutant; a test file takes a few
 OURS = ("potstill", "tests")
-PROMOTES = "mse_loss computes in the wider type of the two"
+PROMOTES = "what follows computes in the wider type of the two"
 SCALE = "brought to length or sum 1 afterwards: the scale does not count"
+ONE = "of one sample there is no distance: 0/0 is not above 0 and is replaced, and its slope is masked"
 SPEED = "both forms give the same value; which one is faster depends on the shapes"
 EQUIVALENT: dict[tuple[str, str], str] = {
-    ("at", "return F.normalize(power.sum(1).flatten(1), dim=1)"): SCALE,
+    ("at", "power: Tensor = SquareSum.apply(f) if self.p == 2 else f.abs().pow(self.p).mean(1)"): SCALE,
+    ("fsp", "a, b = ((h if h.shape[4:] == size else pool(h, size)).flatten(2) for h in (f, g))"): "pooling to its own "
+    "size leaves a map as it is",
     ("fitnet", "return F.mse_loss(mapped, t.float(), reduction='none').flatten(1).mean(1)"): PROMOTES,
     ("fitnet", "return F.mse_loss(mapped.float(), t, reduction='none').flatten(1).mean(1)"): PROMOTES,
     ("nst", "if s.shape[2] <= c:"): SPEED,
@@ -49,9 +52,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("rkd", "loss = self.distance_weight * difference.mean(1)"): "what it is added to is 0",
     ("rkd", "x = x - x.mean(0)"): "distances and angles do not see the shift: its gradient is 0 either way",
     ("rkd", "same = squared <= 1e-06 * size"): "the diagonal is within rounding of 0 as it is",
-    ("pkt", "near = (inner(unit(x)) + 1) * 2"): SCALE,
-    ("pkt", "near = inner(unit(x)) + 1"): SCALE,
-    ("pkt", "near = (inner(unit(x)) + 1) / 4"): SCALE,
+    ("rkd", "mean = d.sum() / (len(d) * (len(d) - 1))"): ONE,
+    ("rkd", "mean = d.sum() / max(len(d) * (len(d) - 1), 2)"): ONE,
+    ("rkd", "return d / mean.where(mean > 0, 2.0)"): "divides distances that are all 0",
+    ("vid", "return 0.5 * ((mean - t).square() / variance + variance.log()).flatten(1).mean(1)"): PROMOTES,
 }
 """(file, the changed statement): why no test can tell it from the original."""
 

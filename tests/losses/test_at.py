@@ -3,6 +3,7 @@ import torch
 
 from potstill.errors import ModelError
 from potstill.losses import AT
+from potstill.losses.at import SquareSum
 
 
 @pytest.mark.parametrize("name", ["at.p2", "at.p2.mixed_resolution"])
@@ -53,3 +54,10 @@ def test_a_zero_map_in_half_precision_is_finite() -> None:
     s = torch.zeros(2, 3, 4, 4, dtype=torch.float16, requires_grad=True)
     AT()(s, torch.randn(2, 3, 4, 4).half()).sum().backward()
     assert torch.isfinite(s.grad).all()
+
+
+def test_the_sum_of_squares_has_its_slope():
+    f = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(SquareSum.apply(f), f.square().sum(1))
+    assert torch.autograd.gradcheck(SquareSum.apply, f)
+    assert torch.autograd.gradgradcheck(SquareSum.apply, f)

@@ -59,3 +59,19 @@ def test_a_high_order_approaches_the_gaussian_kernel():
     loss = CC((3,), (3,), form="kernel", order=12)
     e = torch.nn.functional.normalize(torch.randn(4, 3))
     torch.testing.assert_close(loss.kernel(e), torch.exp(-0.4 * torch.cdist(e, e).square()), rtol=1e-4, atol=1e-5)
+
+
+def test_two_samples_are_one_pair():
+    a, b = torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.zeros(2, 2)
+    torch.testing.assert_close(neighbours(a, b), torch.tensor([5.0, 5.0]))
+
+
+def test_relations_are_in_float32_where_embeddings_are_not():
+    torch.manual_seed(2)
+    loss = CC((3,), (6,), form="kernel", dim=4)
+    s, t = torch.randn(5, 3), torch.randn(5, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        a, b = loss.embed_s(s), loss.embed_t(t)
+        rows = loss(s, t)
+    expected = (loss.kernel(a.float()) - loss.kernel(b.float())).square().mean(1)
+    torch.testing.assert_close(rows, expected, rtol=1e-5, atol=0)

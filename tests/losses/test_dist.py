@@ -35,3 +35,14 @@ def test_a_perfect_student_has_loss_zero():
     torch.manual_seed(1)
     z = torch.randn(6, 4)
     torch.testing.assert_close(DIST(4.0)(z, z), torch.zeros(6), atol=1e-4, rtol=0)
+
+
+def test_nearly_constant_probabilities_are_damped_by_epsilon():
+    torch.manual_seed(2)
+    s, t = 2e-4 * torch.randn(6, 4), 2e-4 * torch.randn(6, 4)
+    p, q = (z.double().softmax(1) for z in (s, t))
+    p, q = p - p.mean(1, keepdim=True), q - q.mean(1, keepdim=True)
+    size = p.norm(dim=1) * q.norm(dim=1)
+    assert (size < 1e-7).all()
+    expected = 1 - (p * q).sum(1) / (size + 1e-8)
+    torch.testing.assert_close(DIST(1.0, 1.0, 0.0)(s, t).double(), expected, rtol=0, atol=1e-2)

@@ -36,3 +36,17 @@ def test_resolutions_may_differ():
     FSP([(3, 8, 8), (5, 4, 4)], [(3, 4, 4), (5, 2, 2)])(
         [torch.randn(2, 3, 8, 8), torch.randn(2, 5, 4, 4)], [torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2)]
     )
+
+
+@pytest.mark.parametrize(("first", "last"), [((2, 2), (4, 4)), ((4, 2), (2, 4)), ((2, 4), (4, 2)), ((4, 4), (2, 2))])
+def test_the_larger_map_of_a_pair_is_pooled_on_each_axis(first, last):
+    torch.manual_seed(1)
+    shapes = [(3, *first), (5, *last)]
+    s, t = ([torch.randn(2, *shape) for shape in shapes] for _ in range(2))
+
+    def flow(maps):
+        small = [m.double().unflatten(3, (2, -1)).mean(4).unflatten(2, (2, -1)).mean(3) for m in maps]
+        return torch.einsum("bihw,bjhw->bij", *small) / 4
+
+    expected = (flow(s) - flow(t)).square().mean((1, 2))
+    torch.testing.assert_close(FSP(shapes, shapes)(s, t).double(), expected, rtol=1e-5, atol=1e-6)

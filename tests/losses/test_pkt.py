@@ -33,3 +33,14 @@ def test_a_zero_vector_gets_no_gradient_and_spoils_no_other():
     assert s.grad.isfinite().all()
     assert (s.grad[1] == 0).all()
     assert (s.grad[[0, 2, 3]] != 0).any(1).all()
+
+
+def test_what_is_never_chosen_counts_by_epsilon():
+    opposite, across = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([[0.0, 3.0], [3.0, 0.0]])
+    e, p, q = 1e-7, (1.0, 0.0), (2 / 3, 1 / 3)
+
+    def row(p, q):
+        return sum(b * math.log((b + e) / (a + e)) for a, b in zip(p, q, strict=True)) / 2
+
+    torch.testing.assert_close(PKT()(opposite, across), torch.full((2,), row(p, q)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(PKT()(across, opposite), torch.full((2,), row(q, p)), rtol=1e-5, atol=1e-6)

@@ -79,3 +79,10 @@ def test_one_sample_and_identical_samples_have_loss_zero():
         rows.sum().backward()
         assert (rows == 0).all()
         assert (x.grad == 0).all()
+
+
+def test_neither_a_far_batch_nor_a_small_one_loses_its_relations():
+    torch.manual_seed(2)
+    s, t = torch.randint(-64, 65, (6, 3)) / 64, torch.randn(6, 4)  # exact, also a thousand away
+    torch.testing.assert_close(RKD()(s + 1000, t), RKD()(s, t), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(RKD()(0.01 * s, t), RKD()(s, t), rtol=1e-3, atol=1e-4)

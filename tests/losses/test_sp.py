@@ -1,6 +1,7 @@
 import torch
 
 from potstill.losses import SP
+from potstill.losses._relations import gram
 
 
 def test_equals_repdistiller(golden):
@@ -30,3 +31,10 @@ def test_half_precision_does_not_overflow():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(SP()(s, t), SP()(s.float(), t))
     torch.testing.assert_close(SP()(s, t), SP()(s * 1e-6, t), rtol=1e-3, atol=1e-6)  # nor underflow
+
+
+def test_the_gram_matrix_has_the_slope_of_the_product():
+    x = torch.randn(2, 4, 9, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(gram(x), x @ x.mT)
+    assert torch.autograd.gradcheck(gram, x)
+    assert torch.autograd.gradgradcheck(gram, x)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -49,3 +51,18 @@ def test_a_huge_variance_does_not_overflow():
 def test_refuses_to_drop_stages():
     with pytest.raises(ModelError, match="as many"):
         VID([(3, 4, 4), (5, 2, 2)], [(4, 2, 2)])
+
+
+def test_the_variance_has_a_floor():
+    mean, t = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    expected = 0.5 * ((mean - t).double().square() / 1e-5 + math.log(1e-5)).mean((1, 2, 3))
+    rows = surprise(mean, torch.full((4,), -50.0), t)
+    torch.testing.assert_close(rows.double(), expected, rtol=1e-5, atol=1e-5)
+    for variance, starts in ((1e-3, 1e-3), (1e-6, 2e-5)):
+        scale = VID((3, 4, 4), (4, 4, 4), variance=variance).scale[0]
+        torch.testing.assert_close(nn.functional.softplus(scale) + 1e-5, torch.full((4,), starts), rtol=1e-3, atol=0)
+
+
+def test_half_precision_is_widened_before_anything_is_computed():
+    mean, scale, t = torch.randn(2, 4, 3, 3).bfloat16(), torch.full((4,), 2.0).bfloat16(), torch.randn(2, 4, 3, 3)
+    torch.testing.assert_close(surprise(mean, scale, t), surprise(mean.float(), scale.float(), t), rtol=1e-6, atol=0)
