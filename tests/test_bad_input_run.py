@@ -348,7 +348,3 @@ def test_symlink_loops(capsys: Screen) -> None:
     pictures("photos")
     os.symlink("..", "photos/class0/up")
     assert run(train("--data", "folder:photos", "-q")) == 0
-
-
-def test_a_method_that_a_run_cannot_deliver(teacher_run: Path, capsys: Screen) -> None:
-    refused(distil(teacher_run, "--method", "simkd"), 2, ["SimKD", "srrl"], capsys)
