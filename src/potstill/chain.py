@@ -12,6 +12,7 @@ from potstill.methods.build import Built
 from potstill.methods.stages import First
 from potstill.optim import make_scheduler
 from potstill.prepare import Ready, optimizer_of
+from potstill.schemes.spot_adaptive import SpotAdaptive, two_speeds
 from potstill.types import Batch
 
 
@@ -80,13 +81,18 @@ def chain(
         )
         gone += 0 if own else n
     rate = math.prod(first.plan.main_lr for first in built.before)
+    scheme, optimizer, remark = built.scheme, optimizer_of(config, rate), None
+    if isinstance(scheme, SpotAdaptive) and config.spots is not None:
+        optimizer = two_speeds(optimizer, config.spots.policy_lr, config.spots.policy_decay)
+        remark = lambda: {"decisions": scheme.decisions()}  # noqa: E731
     main = Stage(
         name=name,
         scheme=built.scheme,
         stream=Onward(stream, gone),
         epochs=epochs - gone,
-        optimizer=optimizer_of(config, rate),
+        optimizer=optimizer,
         scheduler=schedule(epochs - gone),
+        remark=remark,
         validate=validate,
         save_best=save_best,
         patience=patience,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from potstill.schemes.scheme import Scheme
+from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Frozen, Tapped
 
 
-def compile_nets(scheme: Scheme, device: str, *others: Scheme) -> list[str]:
+def compile_nets(scheme: Scheme | SpotAdaptive, device: str, *others: Scheme | SpotAdaptive) -> list[str]:
     """Compile every net that is not listened to inside, by this scheme or by ``others`` that share its nets; on CUDA with
     graphs, which save the launches.
 

@@ -46,6 +46,7 @@ class Stage:
         clip: the largest norm of the gradient; None: as it is.
         accumulate: parts into which a batch is cut to save memory; the gradient is that of the whole batch.
         save_best: what to keep of the best epoch.
+        remark: more for the line of each epoch, for example ``{"decisions": {...}}``; asked once an epoch, by every process.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Stage:
     clip: float | None = None
     accumulate: int = 1
     save_best: Callable[[], dict[str, Any]] | None = None
+    remark: Callable[[], dict[str, Any]] | None = None
 
 
 @dataclass
@@ -201,6 +203,7 @@ def fit(
                 "lr": at.lr,
                 "train": {"loss": sum(links.values()), "links": links},
                 "val": measures,
+                **(stage.remark() if stage.remark else {}),
             }
             at.worse += 1
             if not measures or measures[stage.monitor] > at.best.get("val", {}).get(stage.monitor, -1.0):

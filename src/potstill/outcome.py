@@ -36,6 +36,8 @@ def finish(folder: RunFolder, ready: Ready, trials: Mapping[str, list[dict[str, 
     source = folder.path / f"student-s{best['seed']}"
     for name in ("student.safetensors", "student.json"):
         write_atomically(folder.path / name, (source / name).read_bytes())
+    if (source / "decided.safetensors").exists():
+        write_atomically(folder.path / "decided.safetensors", (source / "decided.safetensors").read_bytes())
     done = max(t["epochs"] for t in students)  # fewer than configured where early_stop or time_limit ended them
     budget = {**folder.facts["budget"], "epochs": done}
     budget["steps"] = len(ready.stream(ready.config.seed)) * done

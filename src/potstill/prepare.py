@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from potstill import cost
+from potstill.adaptive import adaptive
 from potstill.config.schema import Config, ModelConfig
 from potstill.data.arrays import Splits
 from potstill.data.sources import load
@@ -26,6 +27,7 @@ from potstill.models.resolve import resolve
 from potstill.models.spec import parse
 from potstill.optim import make_optimizer, make_scheduler, takes
 from potstill.schemes.scheme import Scheme
+from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Tapped
 
 ALONE: dict[str, dict[str, Any]] = {"ce": {"use": "ce", "weight": 1.0}}
@@ -126,7 +128,6 @@ class Ready:
             world=self.fabric.world_size,
             num_classes=self.num_classes,
             device=self.fabric.device,
-            cycle=c.cache.views if c.cache.on and c.kind == "distill" and not labels_only else None,
         )
 
     def eval_stream(self, split: str) -> Stream:
@@ -139,7 +140,7 @@ class Ready:
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # other batch sizes: not worth compiling
             return evaluate(lambda x: tapped(x)["logits"], self.eval_stream(split), self.teacher_logits.get(split))
 
-    def placed(self, scheme: Scheme) -> Scheme:
+    def placed(self, scheme: Scheme | SpotAdaptive) -> Scheme | SpotAdaptive:
         """The scheme on the device, its convolutions channels-last where all layers can do with that (1.3 to 1.6 times as fast
         on a CPU, and what tensor cores want; equal but for rounding)."""
         scheme.to(self.fabric.device)
@@ -147,7 +148,7 @@ class Ready:
 
     def build(self, student: Net, losses: dict[str, dict[str, Any]], teacher: Net | None) -> Built:
         """The scheme of a trial, on the CPU."""
-        return build(
+        built = build(
             student.module.cpu(),
             teacher.module.cpu() if teacher else None,
             losses,
@@ -160,6 +161,8 @@ class Ready:
                 "labels": torch.as_tensor(self.splits.all_labels),
             },
         )
+        spots = self.config.spots
+        return adaptive(built, self.example(), spots) if spots is not None and teacher is not None else built
 
 
 def seed_everything(seed: int) -> None:
@@ -388,4 +391,4 @@ def optimizer_of(config: Config, rate: float = 1.0) -> Callable[[nn.Module], tor
     fused = config.precision != "16" and "fused" not in o.args and takes(o.name, "fused")
     more = {"fused": True, **o.args} if fused else o.args
     make = make_optimizer(o.name, lr=o.lr * rate, weight_decay=o.weight_decay, momentum=o.momentum, **more)
-    return lambda scheme: make(scheme.begin() if isinstance(scheme, Scheme) else scheme)
+    return lambda scheme: make(scheme.begin() if isinstance(scheme, Scheme | SpotAdaptive) else scheme)

@@ -12,11 +12,11 @@ from potstill.chain import epochs_of
 from potstill.cost import macs, parameters
 from potstill.deliver import Delivery
 from potstill.errors import ModelError
-from potstill.keep import forecast
 from potstill.methods.build import Built
 from potstill.methods.stages import First
 from potstill.prepare import ALONE, Ready, count, losses_of
 from potstill.schemes.scheme import Scheme, total
+from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Frozen, Tapped
 from potstill.types import Batch
 
@@ -76,7 +76,6 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
         ready.say(f"loss     {row['name']} x {weight} at {spots}{extra}; {first[row['name']]:.3g} at the first step")
     for notice in built.notices:
         ready.say(f"         {notice}")
-    forecast(ready, schemes)
     if delivered is not student:
         ready.say(f"deliver  the student with another head: {count(parameters(delivered.module))} parameters in all")
     trials = config.seeds * (2 if config.control and config.kind == "distill" else 1)
@@ -91,7 +90,7 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
     return built
 
 
-def work(ready: Ready, scheme: Scheme) -> int:
+def work(ready: Ready, scheme: Scheme | SpotAdaptive) -> int:
     """Multiply-adds of a step: forward of all nets, and twice as much again for the backward of those that learn."""
     one = 0
     for name in scheme.active:
@@ -102,7 +101,7 @@ def work(ready: Ready, scheme: Scheme) -> int:
     return one * ready.config.data.batch
 
 
-def _timed(ready: Ready, scheme: Scheme, batches: list[Batch]) -> tuple[float, dict[str, float]]:
+def _timed(ready: Ready, scheme: Scheme | SpotAdaptive, batches: list[Batch]) -> tuple[float, dict[str, float]]:
     """Seconds of the fastest step, and the mean losses of the first."""
     seconds: list[float] = []
     first: dict[str, float] = {}

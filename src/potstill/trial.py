@@ -15,6 +15,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from potstill.adaptive import decided
 from potstill.chain import chain, extra_epochs
 from potstill.checkpoint import load_state
 from potstill.compiled import compile_nets
@@ -23,11 +24,11 @@ from potstill.console import Console
 from potstill.deliver import Delivery
 from potstill.engine import Position, Stage, fit
 from potstill.files import write_json
-from potstill.keep import keep
 from potstill.models.net import Net
 from potstill.models.resolve import save_student
 from potstill.prepare import Ready, seed_everything
 from potstill.runs import Journal
+from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Tapped
 
 
@@ -102,9 +103,6 @@ def run_trial(
     if config.compile:
         for notice in compile_nets(built.scheme, device.type, *schemes):
             console.say(f"  {notice}")
-    caches, said = keep(ready, schemes, teacher)
-    for line in said:
-        console.say(f"  {line}")
     journal = Journal(folder / "metrics.jsonl")
     writer = tensorboard(config, folder) if fabric.is_global_zero else None
 
@@ -153,8 +151,6 @@ def run_trial(
         )
     finally:
         console.end()
-        for cached in caches:
-            cached.store.close()
         if writer is not None:
             writer.close()
     fabric.barrier()
@@ -166,6 +162,8 @@ def run_trial(
         console.say(
             f"  ended after {len(journal.rows())} of {total} epochs (early_stop, time_limit, or as its student)"
         )
+    if isinstance(built.scheme, SpotAdaptive):
+        decided(built.scheme, ready.splits.train, device, folder / "decided.safetensors")
     result = {
         "role": role,
         "seed": seed,

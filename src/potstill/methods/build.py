@@ -21,6 +21,7 @@ from potstill.methods.probe import Look, look
 from potstill.methods.stages import First, parts, reached
 from potstill.methods.supply import NOTICES, SUPPLY, End, Ends
 from potstill.schemes.scheme import Link, Scheme
+from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Tapped, find
 from potstill.types import Out
 
@@ -38,7 +39,7 @@ class Built:
         head: what stands in the place of the student's own classifier when it is delivered; None: nothing.
     """
 
-    scheme: Scheme
+    scheme: Scheme | SpotAdaptive
     rows: list[dict[str, Any]] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     before: list[First] = field(default_factory=list)
