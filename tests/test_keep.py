@@ -37,7 +37,7 @@ def test_a_run_fills_its_cache_and_the_next_one_does_not_ask(
         return forward(self, x)
 
     monkeypatch.setattr(Frozen, "forward", counted)
-    first = distil(teacher_run, tmp_path, "first", cache=cache)
+    first = distil(teacher_run, tmp_path, "first", cache=cache, control=True)
     (row,) = Shelf(tmp_path / "c").rows()
     assert row["finished"]
     assert row["views"] == 2
@@ -48,6 +48,10 @@ def test_a_run_fills_its_cache_and_the_next_one_does_not_ask(
     asked.clear()
     second = distil(teacher_run, tmp_path, "second", cache=cache)
     assert sum(asked) < row["samples"], "only the preflight and the check of 1 % ask"
+    monkeypatch.undo()
+    plain = distil(teacher_run, tmp_path, "plain", control=True)
+    a, b = (load_file(run.path / "control-s0" / "student.safetensors") for run in (first, plain))
+    assert all((a[k] == b[k]).all() for k in a), "the student alone is not kept to the teacher's few views"
     a, b = weights(first), weights(second)
     assert all((a[k] == b[k]).all() for k in a)
 
