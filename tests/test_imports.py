@@ -67,7 +67,20 @@ def test_imports_go_one_way(part: str) -> None:
 
 def test_every_part_is_listed() -> None:
     parts = {p.stem for p in SOURCE.glob("*.py")} | {p.name for p in SOURCE.iterdir() if (p / "__init__.py").exists()}
-    jobs = {"api", "chain", "compress", "deliver", "evaluate", "keep", "outcome", "prepare", "rehearse", "run", "trial"}
+    jobs = {
+        "adaptive",
+        "api",
+        "chain",
+        "compress",
+        "deliver",
+        "evaluate",
+        "keep",
+        "outcome",
+        "prepare",
+        "rehearse",
+        "run",
+        "trial",
+    }
     top = {"__init__", "_version", "cli", "commands", "doctor", *jobs}  # know everybody
     assert parts == {*MAY, *top}
 
