@@ -94,17 +94,23 @@ def compress(
 
     console = Console(SCREEN.quiet, SCREEN.verbose)
     done = start(model, out, teacher=teacher, data=data, trust_code=trust_code, console=console, **plan)
-    heads = ("stage", "top-1 test", "agree", "parameters", "MACs", "bytes")
-    table = columns((row_of(stage) for stage in done.facts["stages"]), heads)
+    heads = ("stage", "top-1 test", "agree", "parameters", "MACs", "bytes", "ms")
+    table = columns((row for stage in done.facts["stages"] for row in rows_of(stage)), heads)
     SCREEN.result(f"{table}\n\n{done.path}", {"path": str(done.path), **done.facts})
 
 
-def row_of(stage: dict[str, Any]) -> list[str]:
-    """A stage as a line of the table; what it does not know stays empty."""
+def rows_of(stage: dict[str, Any]) -> list[list[str]]:
+    """A stage as a line of the table, and a line for each of the artefacts that it ran; what is not known stays empty."""
     facts = stage["facts"]
-    test = facts.get("test", {})
+    files = [(f"  {a['name']} ({a['runtime']}, {a['precision']})", a) for a in facts.get("artefacts", ())]
+    return [_row(name, known) for name, known in [(stage["name"], facts), *files]]
+
+
+def _row(name: str, facts: dict[str, Any]) -> list[str]:
+    test = facts.get("test") or {}
     shares = [f"{100 * test[k]:.2f}" if k in test else "" for k in ("top1", "agreement")]
-    return [stage["name"], *shares, *(number(facts[k]) if k in facts else "" for k in ("parameters", "macs", "bytes"))]
+    numbers = [number(facts[k]) if k in facts else "" for k in ("parameters", "macs", "bytes")]
+    return [name, *shares, *numbers, f"{facts['latency_ms']:.2f}" if "latency_ms" in facts else ""]
 
 
 def share(text: str, flag: str) -> float:

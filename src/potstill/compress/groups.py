@@ -81,7 +81,7 @@ def channels(module: nn.Module, x: Tensor) -> tuple[list[Channels], dict[str, st
         ) from e
     found: list[Channels] = []
     refused: dict[str, str] = {}
-    for group in _all_groups(graph):
+    for group in graph.get_all_groups(root_module_types=[_ConvNd, nn.Linear]):
         made, why = _described(graph, group)
         if why:
             refused[made.root] = why
@@ -143,9 +143,7 @@ def _graph(module: nn.Module, x: Tensor) -> Any:
     try:
         with torch.enable_grad():
             x = x.clone().requires_grad_()
-            return tp.DependencyGraph().build_dependency(
-                module, x, forward_fn=_logits, unwrapped_parameters=None, verbose=False
-            )
+            return tp.DependencyGraph().build_dependency(module, x, forward_fn=_logits, verbose=False)
     except Exception as e:  # whatever the forward or the library raises
         raise _Untraced(_line(e)) from e
 
@@ -177,10 +175,6 @@ def _culprit(module: nn.Module, x: Tensor, path: str = "") -> str:
 
 def _logits(module: nn.Module, x: Tensor) -> Tensor:
     return first_tensor(module(x), type(module).__name__)
-
-
-def _all_groups(graph: Any) -> list[Any]:
-    return list(graph.get_all_groups(root_module_types=[_ConvNd, nn.Linear]))
 
 
 def _group(graph: Any, root: str, taken: Iterable[int]) -> Any:
