@@ -3,6 +3,7 @@ import math
 import torch
 
 from potstill.losses import PKT
+from potstill.losses.pkt import Choices, neighbours
 
 
 def test_equals_repdistiller(golden):
@@ -44,3 +45,9 @@ def test_what_is_never_chosen_counts_by_epsilon():
 
     torch.testing.assert_close(PKT()(opposite, across), torch.full((2,), row(p, q)), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(PKT()(across, opposite), torch.full((2,), row(q, p)), rtol=1e-5, atol=1e-6)
+
+
+def test_its_slope_is_that_of_its_rows():
+    torch.manual_seed(2)
+    s, t = torch.randn(5, 3, dtype=torch.float64, requires_grad=True), torch.randn(5, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(Choices.apply, (s, neighbours(t)[0]))
