@@ -82,6 +82,7 @@ def test_the_first_stage_trains_what_its_loss_reaches_and_the_second_runs_no_tea
     assert (student.runs, teacher.runs) == (1, 1)
     held = [m for m in student.modules() if not m.training]
     assert student.classifier in held
+    assert not student.classifier.weight.requires_grad, "DDP waits for the gradient of what has one"
     assert not any(student.get_submodule(name) in held for name in learns & layers)
     step(built.scheme)
     assert changed(before, student) == layers, "all of it learns in the main stage"
@@ -120,6 +121,7 @@ def test_the_paraphraser_is_trained_on_the_teacher_alone_and_frozen_then() -> No
     weights, translator = state(pre), state(ft.translator)
     step(built.scheme)
     assert not changed(weights, pre)
+    assert not any(p.requires_grad for p in pre.parameters())
     assert changed(translator, ft.translator)
     assert any("random" in notice for notice in made("ft", before=None)[2].notices)
 

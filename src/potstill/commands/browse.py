@@ -221,6 +221,11 @@ def published(p: methods.Preset) -> list[tuple[str, Any]]:
             + (f"; KD {_weight(p.kd)} in {p.name}+kd" if p.name != "kd" else ""),
         ),
         ("source", p.weight_source),
+        ("before", f"{p.before} ({p.before.source}); before=false: none" if p.before else ""),
+        *(
+            ("beside", ", ".join([name, *(f"{k} {_weight(v)}" for k, v in entry.items())]))
+            for name, entry in p.beside.items()
+        ),
         ("spots", p.at),
         *(("setting", f"{k} = {v}") for k, v in p.settings.items()),
         ("year", p.year),

@@ -43,11 +43,15 @@ class Before:
         return {k: v for k, v in vars(self).items() if k not in ("main_weight", "source")}
 
     def __str__(self) -> str:
-        """``ab alone for 0.111 of the epochs ...``, for people."""
-        what = f"{self.use.rpartition(':')[2]}" if self.use else "this loss"
-        trained = "the student's layers that it reaches" if self.trains == "student" else "its own parameters only"
-        rates = f"; learning rate x {self.lr:g}" * (self.lr != 1) + f", then x {self.main_lr:g}" * (self.main_lr != 1)
-        return f"{what} {'alone' if self.alone else 'beside the others'} for {self.share:.3g} of the epochs: {trained}{rates}"
+        """``this loss alone for 0.111 of the epochs: ...``, for people."""
+        what = self.use.rpartition(":")[2] if self.use else "this loss"
+        share = f"{'alone' if self.alone else 'beside the others'} for {self.share:.3g} of the epochs"
+        trained = "its own parameters only" if self.trains == "adapters" else "the student's layers that it reaches"
+        trained = trained if self.alone else "the whole student"
+        rate = f"; learning rate x {self.lr:g}" if self.lr != 1 else ""
+        then = f"; learning rate x {self.main_lr:g} in the main stage" if self.main_lr != 1 else ""
+        weight = "" if self.main_weight is None else f"; weight {self.main_weight:g} in the main stage"
+        return f"{what} {share}: {trained}{rate}{then}{weight}"
 
 
 @dataclass(frozen=True)

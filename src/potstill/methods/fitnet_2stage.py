@@ -11,7 +11,7 @@ PRESET = Preset(
     before=Before(
         share=30 / 270,
         main_weight=0.0,
-        source="the paper trains until the hint's validation stands still; 30 before 240 epochs as RepDistiller's other stages",
+        source="the paper: until its validation stands still; here 30 before 240 epochs as RepDistiller's other stages",
     ),
     beside={"soft_ce": {"weight": {"from": 4.0, "to": 1.0}, "temperature": 3.0}},
     use_when="to repeat the paper: a thin and deep student that hardly trains from the labels",
