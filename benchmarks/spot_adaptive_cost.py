@@ -3,11 +3,12 @@
     python -m benchmarks.spot_adaptive_cost                       # about three minutes of one core
     python -m benchmarks.spot_adaptive_cost --only crd --rounds 9
 
-Two policies are measured: ``undecided`` (half of the decisions are for the teacher) and ``teacher`` (all are: the most expensive,
-for of the way not taken no gradient is computed). They stay so: the learning rate is tiny. A step is forward, backward and the optimizer, batches of 32x32 pictures, 100 classes, one thread. Each method stands beside KD,
-as in the published tables. All forms run in one process, in random order, every round anew; given is the median over the rounds
-of the ratio of their CPU times, so that a load of the machine, which falls on both, hardly shows. ``dispatch`` is what cutting
-itself costs: the segments of the student, one after the other, next to its uncut forward pass. Writes a line a pair and
+Two policies are measured: ``undecided`` (half of the decisions are for the teacher) and ``teacher`` (all are: the most
+expensive, for no gradient is computed of the way not taken). They stay so: the learning rate is tiny. A step is forward,
+backward and the optimizer, batches of 32x32 pictures, 100 classes, one thread, maps channels-last as in runs. Each method stands
+beside KD, as in the published tables. All forms run in one process, in random order, every round anew; given is the median over
+the rounds of the ratio of their CPU times, so that a load of the machine, which falls on both, hardly shows. ``cutting`` is what
+that itself costs: the segments of the student, one after the other, next to its uncut forward pass. Writes a line a pair and
 method to benchmarks/results/spot_adaptive_cost.jsonl.
 """
 
@@ -65,7 +66,7 @@ def ratios(forms: dict[str, Callable[[], object]], rounds: int) -> dict[str, tup
 
 def measure(pair: str, method: str, rounds: int) -> dict[str, Any]:
     size = PAIRS[pair]
-    x, y = torch.rand(size, 3, 32, 32), torch.randint(CLASSES, (size,))
+    x, y = torch.rand(size, 3, 32, 32).to(memory_format=torch.channels_last), torch.randint(CLASSES, (size,))
     ids = torch.arange(size)
     batch = Batch(x, y, ids, torch.zeros_like(ids), progress=0.5)
     facts = {"num_classes": CLASSES, "num_samples": SAMPLES, "labels": torch.arange(SAMPLES) % CLASSES}
@@ -78,6 +79,7 @@ def measure(pair: str, method: str, rounds: int) -> dict[str, Any]:
         scheme: torch.nn.Module = build(student, teacher, losses, x[:2], facts=facts).scheme.train()
         if bias is not None:
             scheme = model = spot_adaptive(scheme, x[:2], initial_bias=bias)  # type: ignore[arg-type]
+        scheme = scheme.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = two_speeds(make_optimizer("sgd", lr=1e-9, momentum=0.9, weight_decay=5e-4))(scheme)
 
         def step(scheme: torch.nn.Module = scheme, optimizer: torch.optim.Optimizer = optimizer) -> None:
