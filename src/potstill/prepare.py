@@ -128,6 +128,7 @@ class Ready:
             world=self.fabric.world_size,
             num_classes=self.num_classes,
             device=self.fabric.device,
+            cycle=c.cache.views if c.cache.on and c.kind == "distill" and not labels_only else None,
         )
 
     def eval_stream(self, split: str) -> Stream:

@@ -12,6 +12,7 @@ from potstill.chain import epochs_of
 from potstill.cost import macs, parameters
 from potstill.deliver import Delivery
 from potstill.errors import ModelError
+from potstill.keep import forecast
 from potstill.methods.build import Built
 from potstill.methods.stages import First
 from potstill.prepare import ALONE, Ready, count, losses_of
@@ -76,6 +77,7 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
         ready.say(f"loss     {row['name']} x {weight} at {spots}{extra}; {first[row['name']]:.3g} at the first step")
     for notice in built.notices:
         ready.say(f"         {notice}")
+    forecast(ready, schemes)
     if delivered is not student:
         ready.say(f"deliver  the student with another head: {count(parameters(delivered.module))} parameters in all")
     trials = config.seeds * (2 if config.control and config.kind == "distill" else 1)

@@ -24,6 +24,7 @@ from potstill.console import Console
 from potstill.deliver import Delivery
 from potstill.engine import Position, Stage, fit
 from potstill.files import write_json
+from potstill.keep import keep
 from potstill.models.net import Net
 from potstill.models.resolve import save_student
 from potstill.prepare import Ready, seed_everything
@@ -103,6 +104,9 @@ def run_trial(
     if config.compile:
         for notice in compile_nets(built.scheme, device.type, *schemes):
             console.say(f"  {notice}")
+    caches, said = keep(ready, schemes, teacher)
+    for line in said:
+        console.say(f"  {line}")
     journal = Journal(folder / "metrics.jsonl")
     writer = tensorboard(config, folder) if fabric.is_global_zero else None
 
@@ -151,6 +155,8 @@ def run_trial(
         )
     finally:
         console.end()
+        for cached in caches:
+            cached.store.close()
         if writer is not None:
             writer.close()
     fabric.barrier()
