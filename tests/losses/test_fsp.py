@@ -38,15 +38,19 @@ def test_resolutions_may_differ():
     )
 
 
+@pytest.mark.parametrize("pooling", ["average", "max"])
 @pytest.mark.parametrize(("first", "last"), [((2, 2), (4, 4)), ((4, 2), (2, 4)), ((2, 4), (4, 2)), ((4, 4), (2, 2))])
-def test_the_larger_map_of_a_pair_is_pooled_on_each_axis(first, last):
+def test_the_larger_map_of_a_pair_is_pooled_on_each_axis(first, last, pooling):
     torch.manual_seed(1)
     shapes = [(3, *first), (5, *last)]
     s, t = ([torch.randn(2, *shape) for shape in shapes] for _ in range(2))
 
+    def pooled(m):
+        parts = m.double().unflatten(3, (2, -1)).unflatten(2, (2, -1))
+        return parts.mean((3, 5)) if pooling == "average" else parts.amax((3, 5))
+
     def flow(maps):
-        small = [m.double().unflatten(3, (2, -1)).mean(4).unflatten(2, (2, -1)).mean(3) for m in maps]
-        return torch.einsum("bihw,bjhw->bij", *small) / 4
+        return torch.einsum("bihw,bjhw->bij", *map(pooled, maps)) / 4
 
     expected = (flow(s) - flow(t)).square().mean((1, 2))
-    torch.testing.assert_close(FSP(shapes, shapes)(s, t).double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(FSP(shapes, shapes, pooling)(s, t).double(), expected, rtol=1e-5, atol=1e-6)

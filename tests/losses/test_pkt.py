@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 
 from potstill.losses import PKT
@@ -47,7 +48,18 @@ def test_what_is_never_chosen_counts_by_epsilon():
     torch.testing.assert_close(PKT()(across, opposite), torch.full((2,), row(q, p)), rtol=1e-5, atol=1e-6)
 
 
-def test_its_slope_is_that_of_its_rows():
+@pytest.mark.parametrize("apart", [1.0, 2e-3, 5e-4])  # of nearly opposite vectors kappa is near epsilon
+def test_its_slope_is_that_of_its_rows(apart):
     torch.manual_seed(2)
-    s, t = torch.randn(5, 3, dtype=torch.float64, requires_grad=True), torch.randn(5, 4, dtype=torch.float64)
-    assert torch.autograd.gradcheck(Choices.apply, (s, neighbours(t)[0]))
+    s, t = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    s[1] = -s[0] + apart * s[1]
+    s.requires_grad_()
+    q, weights = neighbours(t)[0], torch.rand(5, dtype=torch.float64)
+
+    def rows(x):
+        near = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(x).T + 1
+        return (q * torch.log((q + 1e-7) / (near / near.sum(1, keepdim=True) + 1e-7))).mean(1)
+
+    torch.testing.assert_close(Choices.apply(s, q), rows(s))
+    expected, found = (torch.autograd.grad((weights * f(s)).sum(), s)[0] for f in (rows, lambda x: Choices.apply(x, q)))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
