@@ -69,10 +69,11 @@ def test_an_interrupted_run_goes_on_exactly(teacher_run: Path, monkeypatch: pyte
             distill(teacher_run, "torn", spots="adaptive")
     torn = potstill.resume("runs/torn", quiet=True).path
     assert same(whole, torn)
-    lines = [(p / "student-s0" / "metrics.jsonl").read_text().splitlines() for p in (whole, torn)]
-    assert [[json.loads(x)["decisions"] for x in side] for side in lines][0] == [
-        json.loads(x)["decisions"] for x in lines[1]
-    ]
+    whole_rows, torn_rows = (
+        [json.loads(line)["decisions"] for line in (p / "student-s0" / "metrics.jsonl").read_text().splitlines()]
+        for p in (whole, torn)
+    )
+    assert whole_rows == torn_rows
 
 
 def test_policy_and_bridges_learn_at_their_own_rate(teacher_run: Path) -> None:

@@ -348,3 +348,32 @@ def test_a_control_has_the_steps_of_a_student_that_stopped_early(teacher_run: Pa
     r = potstill.distill(str(teacher_run), STUDENT, epochs=40, name="early", track=[], quiet=True, early_stop=1)
     epochs = [json.loads((r.path / t / "result.json").read_text())["epochs"] for t in ("student-s0", "control-s0")]
     assert epochs[0] == epochs[1] == r.facts["budget"]["epochs"] < 40
+
+
+def test_a_teacher_is_measured_once_for_several_runs_and_anew_for_other_data(
+    teacher_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from potstill import prepare
+
+    measured: list[str] = []
+    plain = prepare.Ready.measure
+
+    def counted(self: prepare.Ready, net: object, split: str, order: object = None) -> object:
+        measured.append(split)
+        return plain(self, net, split, order)
+
+    monkeypatch.setattr(prepare.Ready, "measure", counted)
+    monkeypatch.setattr(prepare, "_MEASURED", {})
+
+    def teacher_of(**data: object) -> dict[str, float]:
+        measured.clear()
+        config = {"source": "digits", **data}
+        run = potstill.distill(str(teacher_run), STUDENT, config, epochs=1, control=False, track=[], quiet=True)
+        return run.results["teacher"]["test"]
+
+    first = teacher_of()
+    asked = len(measured)
+    assert teacher_of() == first
+    assert len(measured) == asked - 2
+    teacher_of(val=0.3)
+    assert len(measured) == asked

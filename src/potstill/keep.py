@@ -15,10 +15,11 @@ from potstill.losses import AB
 from potstill.models.net import Net
 from potstill.prepare import Ready, label
 from potstill.schemes.scheme import Scheme
+from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Frozen
 
 
-def forecast(ready: Ready, schemes: Iterable[Scheme]) -> None:
+def forecast(ready: Ready, schemes: Iterable[Scheme | SpotAdaptive]) -> None:
     """Say what the caches of a run will cost and bring; nothing is written.
 
     Raises:
@@ -42,7 +43,7 @@ def forecast(ready: Ready, schemes: Iterable[Scheme]) -> None:
         )
 
 
-def keep(ready: Ready, schemes: Iterable[Scheme], teacher: Net | None) -> tuple[list[Cached], list[str]]:
+def keep(ready: Ready, schemes: Iterable[Scheme | SpotAdaptive], teacher: Net | None) -> tuple[list[Cached], list[str]]:
     """Put caches in the places of the schemes' frozen teachers; they, to be closed at the end, and lines that say so."""
     put, lines = [], []
     for scheme, live in _taught(ready, schemes):
@@ -64,7 +65,7 @@ def keep(ready: Ready, schemes: Iterable[Scheme], teacher: Net | None) -> tuple[
     return put, lines
 
 
-def _taught(ready: Ready, schemes: Iterable[Scheme]) -> list[tuple[Scheme, Frozen]]:
+def _taught(ready: Ready, schemes: Iterable[Scheme | SpotAdaptive]) -> list[tuple[Scheme, Frozen]]:
     """The schemes whose teacher is asked, where the user wants its answers kept, and can have that."""
     found: list[tuple[Scheme, Frozen]] = []
     for scheme in schemes if ready.config.cache.on else ():
@@ -72,7 +73,7 @@ def _taught(ready: Ready, schemes: Iterable[Scheme]) -> list[tuple[Scheme, Froze
         if ready.fabric.world_size > 1:
             reason = "several processes cannot fill one cache yet"
         live = scheme.nets["teacher"] if reason is None and "teacher" in scheme.active else None
-        if isinstance(live, Frozen):
+        if isinstance(live, Frozen) and isinstance(scheme, Scheme):
             reason = why_not(ready.splits.train, ready.views, live, _pictures(ready))
             found.append((scheme, live))
         if reason:

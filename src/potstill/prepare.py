@@ -15,6 +15,7 @@ from potstill import cost
 from potstill.adaptive import adaptive
 from potstill.config.schema import Config, ModelConfig
 from potstill.data.arrays import Splits
+from potstill.data.datasets import LiveData
 from potstill.data.sources import load
 from potstill.data.stream import Stream
 from potstill.data.views import Views
@@ -32,6 +33,8 @@ from potstill.taps import Tapped
 
 ALONE: dict[str, dict[str, Any]] = {"ce": {"use": "ce", "weight": 1.0}}
 EVAL_BATCH = 256
+MEASURED_KEPT = 8
+_MEASURED: dict[tuple[Any, ...], tuple[dict[str, float], Tensor]] = {}
 
 
 @dataclass
@@ -292,8 +295,7 @@ def adopt(ready: Ready, net: Net) -> None:
     ready.teacher, ready.teacher_order = net, class_order(net, ready.splits)
     ready.teacher_logits, ready.teacher_measures = {}, {}
     for split in ("val", "test"):
-        measures, logits = ready.measure(net, split, ready.teacher_order)
-        ready.teacher_measures[split], ready.teacher_logits[split] = measures, logits
+        ready.teacher_measures[split], ready.teacher_logits[split] = _measured_once(ready, net, split)
     accuracy, chance = ready.teacher_measures["val"]["top1"], 1 / ready.num_classes
     if accuracy < min(2 * chance, (1 + chance) / 2) and not ready.config.allow_weak_teacher:
         raise ModelError(
@@ -304,6 +306,26 @@ def adopt(ready: Ready, net: Net) -> None:
     ready.say(f"teacher  {_describe(net, ready)}, top-1 {100 * accuracy:.2f} % val")
     if ready.teacher_order is not None:
         ready.say("         its classes stand in another order: mapped by their names")
+
+
+def _measured_once(ready: Ready, teacher: Net, split: str) -> tuple[dict[str, float], Tensor]:
+    """Measures and logits of a teacher; several runs of one process ask it once."""
+    data, order = getattr(ready.splits, split), ready.teacher_order
+    same = (
+        teacher.sha256,
+        repr(teacher.preprocess),
+        None if order is None else tuple(order.tolist()),
+        (ready.splits.fingerprint, split, len(data)),
+        (ready.config.data.model_dump_json(), ready.fabric.device, ready.config.precision),
+    )
+    if teacher.sha256 is None or isinstance(data, LiveData):
+        return ready.measure(teacher, split, order)
+    if same not in _MEASURED:
+        if len(_MEASURED) >= MEASURED_KEPT:
+            _MEASURED.clear()
+        _MEASURED[same] = ready.measure(teacher, split, order)
+    measures, logits = _MEASURED[same]
+    return dict(measures), logits
 
 
 def class_order(teacher: Net, splits: Splits) -> Tensor | None:

@@ -199,7 +199,7 @@ class SpotsConfig(Section):
     initial_bias: NonNegative | None = None
     """Of the policy for the teacher at the start [0; authors: 10]."""
     bridges: Literal["plain", "norm", "norm+relu"] | None = None
-    """What ends an adaptation layer between the nets [norm; authors: norm+relu]."""
+    """What ends an adaptation layer between the nets [plain; authors: norm+relu]."""
     gamma: Positive | None = None
     """Factor of the routing loss where it is above the student's, divisor where below [1: never; authors: 2]."""
     hinge: bool | None = None

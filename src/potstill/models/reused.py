@@ -44,7 +44,14 @@ class Head:
         Raises:
             ModelError: it is none.
         """
-        kinds: dict[str, Any] = {"at": str, "own": str | None, "map": list, "middle": int, "channels": int, "size": list}
+        kinds: dict[str, Any] = {
+            "at": str,
+            "own": str | None,
+            "map": list,
+            "middle": int,
+            "channels": int,
+            "size": list,
+        }
         kinds |= {"relu": bool, "classes": int}
         fits = isinstance(value, dict) and value.keys() == kinds.keys()
         fits = fits and all(isinstance(value[k], kind) for k, kind in kinds.items())
