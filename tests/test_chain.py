@@ -216,3 +216,31 @@ def test_a_run_that_is_stopped_in_its_first_stage_goes_on_exactly(
     resumed = potstill.resume("runs/torn", quiet=True)
     a, b = whole.student.state_dict(), resumed.student.state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_mlkd_teaches_on_two_views_and_the_labels_too(teacher_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from potstill.losses import CE, MLKD
+
+    seen: dict[str, list[int]] = {"ce": [], "mlkd": []}
+    ce, mlkd = CE.forward, MLKD.forward
+
+    def count_ce(self: CE, s: torch.Tensor, t: object = None, batch: object = None) -> torch.Tensor:
+        seen["ce"].append(1)
+        return ce(self, s, t, batch)  # type: ignore[arg-type]
+
+    def count_mlkd(self: MLKD, s: list[torch.Tensor], t: list[torch.Tensor], batch: object = None) -> torch.Tensor:
+        seen["mlkd"].append(len(s) if isinstance(s, list) else 1)
+        if isinstance(s, list):
+            assert not torch.equal(t[0], t[1]), "two views of one picture are two pictures"
+        return mlkd(self, s, t, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CE, "forward", count_ce)
+    monkeypatch.setattr(MLKD, "forward", count_mlkd)
+    common = {"epochs": 1, "control": False, "track": [], "quiet": True}
+    potstill.distill(str(teacher_run), "zoo:cnn(widths=(4, 8))", method="mlkd", **common)
+    assert {*seen["mlkd"]} == {2}
+    assert len(seen["ce"]) == 2 * len(seen["mlkd"])
+    seen["mlkd"].clear()
+    one = {"source": "digits", "second": False}
+    potstill.distill(str(teacher_run), "zoo:cnn(widths=(4, 8))", one, method="mlkd", **common)
+    assert {*seen["mlkd"]} == {1}

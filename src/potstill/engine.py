@@ -244,7 +244,8 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     parts = min(parts, len(batch.ids))
     x, y, ids, views = (f.tensor_split(parts) for f in (batch.x, batch.y, batch.ids, batch.views))
     targets = [None] * parts if batch.targets is None else batch.targets.tensor_split(parts)
-    return [Batch(x[i], y[i], ids[i], views[i], targets[i], batch.progress) for i in range(parts)]
+    second = [None] * parts if batch.second is None else batch.second.tensor_split(parts)
+    return [Batch(x[i], y[i], ids[i], views[i], targets[i], batch.progress, second[i]) for i in range(parts)]
 
 
 class Clock:

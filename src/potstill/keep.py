@@ -13,7 +13,7 @@ from potstill.cache.shelf import Plan, Shelf, estimate, install, size
 from potstill.errors import ConfigError, MachineError
 from potstill.losses import AB
 from potstill.models.net import Net
-from potstill.prepare import Ready, label
+from potstill.prepare import Ready, label, second_of
 from potstill.schemes.scheme import Scheme
 from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Frozen
@@ -70,6 +70,8 @@ def _taught(ready: Ready, schemes: Iterable[Scheme | SpotAdaptive]) -> list[tupl
     found: list[tuple[Scheme, Frozen]] = []
     for scheme in schemes if ready.config.cache.on else ():
         reason = None if type(scheme) is Scheme else REFUSALS["routes"]
+        if second_of(ready.config, ready.splits) is not None:
+            reason = "a method compares two views of each picture, and only one is kept"
         if ready.fabric.world_size > 1:
             reason = "several processes cannot fill one cache yet"
         live = scheme.nets["teacher"] if reason is None and "teacher" in scheme.active else None

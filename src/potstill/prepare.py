@@ -20,6 +20,7 @@ from potstill.data.sources import load
 from potstill.data.stream import Stream
 from potstill.data.views import Views
 from potstill.errors import ConfigError, MachineError, ModelError
+from potstill.methods import PRESETS
 from potstill.methods.build import Built, build
 from potstill.metrics import evaluate
 from potstill.models.net import Net
@@ -33,6 +34,8 @@ from potstill.taps import Tapped
 
 ALONE: dict[str, dict[str, Any]] = {"ce": {"use": "ce", "weight": 1.0}}
 EVAL_BATCH = 256
+SECOND_SEED = 1  # other than that of the first view, or both would be cropped alike
+READS = "mean and std of its pictures:"
 MEASURED_KEPT = 8
 _MEASURED: dict[tuple[Any, ...], tuple[dict[str, float], Tensor]] = {}
 
@@ -109,6 +112,8 @@ class Ready:
         if spec.mean is not None or spec.std is not None or spec.size is not None:
             own = Preprocess(spec.mean or own.mean, spec.std or own.std, spec.size or own.size, own.channels)
         net.preprocess = own.with_data(self.splits.mean, self.splits.std)
+        whose = "as configured" if spec.mean is not None else "its own" if own.mean is not None else "those of the data"
+        net.notices = [n for n in net.notices if not n.startswith(READS)] + [f"{READS} {whose}"]
         return net
 
     def stream(self, seed: int, labels_only: bool = False) -> Stream:
@@ -131,6 +136,7 @@ class Ready:
             world=self.fabric.world_size,
             num_classes=self.num_classes,
             device=self.fabric.device,
+            second=None if labels_only else second_of(c, self.splits),
             cycle=c.cache.views if c.cache.on and c.kind == "distill" and not labels_only else None,
         )
 
@@ -261,7 +267,7 @@ def prepare(config: Config, objects: Objects | None = None) -> Ready:
         _teacher(ready)
     student = ready.student(config.seed)
     _classes_fit(student, ready, "student")
-    ready.say(f"student  {_describe(student, ready)}")
+    _introduce("student", student, ready)
     return ready
 
 
@@ -278,7 +284,7 @@ def _teacher(ready: Ready) -> None:
         net = ready.fresh_teacher(ready.config.seed)
         _classes_fit(net, ready, "teacher")
         epochs = spec.epochs or ready.config.epochs
-        ready.say(f"teacher  {_describe(net, ready)}; it has no weights, so it is taught first ({epochs} epochs)")
+        _introduce("teacher", net, ready, f"; it has no weights, so it is taught first ({epochs} epochs)")
         return
     net = resolve(given) if given is not None else ready._resolve(spec)  # type: ignore[arg-type]
     adopt(ready, ready.dressed(net, spec or ModelConfig(model="python")))
@@ -303,7 +309,7 @@ def adopt(ready: Ready, net: Net) -> None:
             why="untrained, other class order, or other preprocessing?",
             hint="potstill eval TEACHER --data ...; allow_weak_teacher=true to go on all the same",
         )
-    ready.say(f"teacher  {_describe(net, ready)}, top-1 {100 * accuracy:.2f} % val")
+    _introduce("teacher", net, ready, f", top-1 {100 * accuracy:.2f} % val")
     if ready.teacher_order is not None:
         ready.say("         its classes stand in another order: mapped by their names")
 
@@ -359,8 +365,14 @@ def _classes_fit(net: Net, ready: Ready, who: str) -> None:
         )
 
 
-def _describe(net: Net, ready: Ready) -> str:
-    return f"{label(net)}  {count(cost.parameters(net.module))} parameters"
+def _introduce(who: str, net: Net, ready: Ready, tail: str = "") -> None:
+    """A net in the preflight: what it is, by what it normalises, and what its source had to say."""
+    reads = next((n.removeprefix(READS) for n in net.notices if n.startswith(READS)), "")
+    size = count(cost.parameters(net.module))
+    ready.say(f"{who:<8} {label(net)}  {size} parameters" + (f", mean and std {reads.strip()}" if reads else "") + tail)
+    for notice in net.notices:
+        if not notice.startswith(READS):
+            ready.say(f"         {notice}")
 
 
 def label(net: Net) -> str:
@@ -399,6 +411,20 @@ def views_of(config: Config, splits: Splits) -> Views:
     base = Views.auto(splits.source, splits.shape) if a.preset == "auto" else Views()
     given = {k: v for k, v in a.model_dump(exclude={"preset"}).items() if v is not None}
     return Views(**{**{k: getattr(base, k) for k in ("pad", "flip", "colour", "erase", "mixup", "cutmix")}, **given})
+
+
+def second_of(config: Config, splits: Splits) -> Views | None:
+    """The augmentation of the second view of each picture: as configured, else as a method of the run was published."""
+    given = config.data.second
+    if config.kind != "distill" or (given is not None and not given.on):
+        return None
+    wanted = [p.second for loss in config.losses.values() if (p := PRESETS.get(loss.use)) and p.second]
+    if given is None and not wanted:
+        return None
+    base = views_of(config, splits)
+    own = {k: v for k, v in given.model_dump(exclude={"preset", "on"}).items() if v is not None} if given else {}
+    published = wanted[0] if wanted else {}
+    return Views(**{"pad": base.pad, "flip": base.flip, **published, **own, "seed": SECOND_SEED})
 
 
 def check_names(config: Config) -> None:

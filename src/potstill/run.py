@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class RunResult:
     """
 
     path: Path
-    facts: dict[str, Any]
+    facts: dict[str, Any] = field(repr=False)
     net: Net
     lead: bool = True
 
@@ -110,7 +110,12 @@ def _start(
     for line in ready.lines:
         console.say(f" {line}")
     path = Path(config.out) / (
-        config.name or auto_name(config.label, _short(config.student.model), _short(config.data.source))
+        config.name
+        or auto_name(
+            config.label if config.kind == "distill" else "train",
+            _short(config.student.model),
+            _short(config.data.source),
+        )
     )
     if config.name == "":
         path = Path(config.out)
@@ -168,7 +173,8 @@ def resume(
         raise ConfigError(
             f"epochs: the run was started with {config.epochs}, got {epochs}",
             why="the schedule of the learning rate depends on it, so the run could not go on exactly",
-            hint=f"potstill distill {folder.path}/config.yaml epochs={epochs} student.weights={folder.path}/student.safetensors",
+            hint=f"potstill resume {folder.path} to finish it; a run of {epochs} epochs is a new one: "
+            f"potstill {config.kind} {folder.path}/config.yaml epochs={epochs}",
         )
     ready = prepare(config, objects)
     changed = {

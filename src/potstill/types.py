@@ -22,6 +22,7 @@ class Batch(NamedTuple):
         ids: the position of each sample in its data set, (B,), int64; stable over splits, epochs and runs.
         views: the number of the augmented view of each sample, (B,), int64: (id, view) decides the picture.
         targets: class probabilities, (B, C), where mixup or cutmix blended samples; else None.
+        second: another view of the same samples, (B, C, H, W), where a method compares two; else None.
         progress: the share of the stage's training that is done, in [0, 1]; schedules read it.
     """
 
@@ -31,3 +32,4 @@ class Batch(NamedTuple):
     views: Tensor
     targets: Tensor | None = None
     progress: float = 0.0
+    second: Tensor | None = None

@@ -58,6 +58,14 @@ class AugmentConfig(Section):
     """Alpha of CutMix (arXiv 1905.04899); 0: off."""
 
 
+class SecondConfig(AugmentConfig):
+    """A second view of each training picture, for methods that compare two (mlkd). null: as the method was published."""
+
+    short = "on"
+    on: bool = True
+    """Whether there is one."""
+
+
 class DataConfig(Section):
     """What is learned from."""
 
@@ -86,6 +94,8 @@ class DataConfig(Section):
     """Whether doubtful data (equal pictures in train and test) are an error."""
     augment: AugmentConfig = AugmentConfig()
     """How training pictures are varied."""
+    second: SecondConfig | None = None
+    """A second view of each picture, for methods that compare two; null: as the method has it, false: none."""
 
 
 class ModelConfig(Section):
@@ -361,6 +371,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "ScheduleConfig",
+    "SecondConfig",
     "SpotsConfig",
 ]
 __all__ += ["Section", "WeightSchedule", "seconds"]

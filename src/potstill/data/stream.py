@@ -42,6 +42,7 @@ class Stream:
         num_classes: of the targets, where ``views`` blends pictures.
         device: where batches come to lie, and where views are computed.
         resident: keep all pictures on the device; None does so on CUDA below 1 GiB. Live datasets never are.
+        second: another augmentation: each batch then also brings a second view of its samples by it, ``batch.second``.
         cycle: show the same so many views of each picture in turn (view 0 again after view ``cycle - 1``), so that a teacher's
             answers to them can be kept; the order is new each time all the same. None: always a new view.
 
@@ -66,6 +67,7 @@ class Stream:
         device: str | torch.device = "cpu",
         resident: bool | None = None,
         cycle: int | None = None,
+        second: Views | None = None,
     ) -> None:
         least = min(batch_size, *(n for n in (steps, cycle) if n is not None), 1)
         if least < 1 or workers < 0 or not 0 <= rank < world:
@@ -79,7 +81,9 @@ class Stream:
             raise DataError(f"{len(data)} pictures in batches of {batch_size} are too few for {world} rank(s)")
         self.data, self.batch_size, self.seed, self.views, self.shuffle = data, batch_size, seed, views, shuffle
         self.workers, self.steps, self.rank, self.world, self.num_classes = workers, steps, rank, world, num_classes
-        self.device, self.cycle = torch.device(device), cycle
+        self.device, self.cycle, self.second = torch.device(device), cycle, second
+        if second is not None and (second.blends or (views is not None and views.blends)):
+            raise ConfigError("mixup and cutmix do not go together with a second view", where="data.second")
         small = len(data) * int(np.prod(data.shape)) < RESIDENT
         wanted = small and self.device.type == "cuda" if resident is None else resident
         self.resident = wanted and isinstance(data, ArrayData)
@@ -136,6 +140,7 @@ class Stream:
 
     def _batch(self, pictures: Tensor | None, y: Tensor, ids: Tensor, views: Tensor, at: Tensor) -> Batch:
         x, targets = self._whole.index_select(0, at) if pictures is None else self._to_device(pictures), None
+        second = None if self.second is None else self.second(x, ids, views)
         if self.views is None:
             x = to_float(x)
         else:
@@ -143,7 +148,7 @@ class Stream:
             if self.views.blends:
                 assert self.num_classes is not None  # held by __init__
                 x, targets = self.views.blend(x, y, ids, views, self.num_classes)
-        return Batch(x, y, ids, views, targets)
+        return Batch(x, y, ids, views, targets, second=second)
 
     @cached_property
     def _whole(self) -> Tensor:

@@ -44,13 +44,16 @@ class AB(Loss):
         )
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
+        return torch.stack(self.terms(s, t, batch)).sum(0)
+
+    def terms(self, s: Features, t: Features, batch: Batch | None = None) -> list[Tensor]:
+        """What each stage adds, (B,) each."""
         ss, ts = as_maps(s, t, "AB")
         n = len(ss)
-        losses = [
+        return [
             0.003 * 2.0 ** (i + 1 - n) * boundary(connector(f), g, self.margin)
             for i, (f, g, connector) in enumerate(zip(ss, ts, self.connectors, strict=True))
         ]
-        return torch.stack(losses).sum(0)
 
 
 def boundary(s: Tensor, t: Tensor, margin: float) -> Tensor:

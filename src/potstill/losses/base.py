@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from potstill.types import Batch
@@ -22,9 +24,13 @@ class Loss(nn.Module):
     Attributes:
         couples: True where the rows of the result have no meaning one by one (the value couples the batch and is
             spread evenly over it), so that per-sample weights only scale the whole.
+        second_view: what it does with a second view of the samples, where a batch brings one: ``pair``: it is called once
+            with lists of both, [first, second]; ``sum``: on each, and both are added, where another loss asks for pairs;
+            None: it reads the first.
     """
 
     couples: bool = False
+    second_view: Literal["pair", "sum"] | None = None
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
         """The loss of each sample, (B,).

@@ -22,8 +22,12 @@ class CE(Loss):
         smoothing: share of the probability that is spread evenly over the classes (Szegedy et al., arXiv 1512.00567).
             0 by default: a teacher trained with smoothing teaches worse (Müller et al., arXiv 1906.02629).
 
+    Where another loss compares two views of each sample, both views learn from the label.
+
     Shape: ``s``: logits, (B, C); ``t`` is not read. Result: (B,). Reads ``batch.y`` and ``batch.targets``.
     """
+
+    second_view = "sum"
 
     def __init__(self, smoothing: Share = 0.0) -> None:
         super().__init__()

@@ -48,6 +48,7 @@ class MLKD(Loss):
     """
 
     couples = True
+    second_view = "pair"
 
     def __init__(
         self,

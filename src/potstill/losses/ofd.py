@@ -49,13 +49,17 @@ class OFD(Loss):
         self.margins = nn.ModuleList(Margin(t[0], m) for (_, t), m in zip(pairs, margins, strict=True))
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
+        return torch.stack(self.terms(s, t, batch)).sum(0)
+
+    def terms(self, s: Features, t: Features, batch: Batch | None = None) -> list[Tensor]:
+        """What each stage adds, (B,) each."""
         ss, ts = as_maps(s, t, "OFD")
         n = len(ss)
         losses = []
         for i, (f, g) in enumerate(zip(ss, ts, strict=True)):
             f, g = at_one_size(f, g)
             losses.append(0.001 * 2.0 ** (i + 1 - n) * partial_l2(self.connectors[i](f), g, self.margins[i](g)))
-        return torch.stack(losses).sum(0)
+        return losses
 
 
 class Margin(nn.Module):

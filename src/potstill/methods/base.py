@@ -74,6 +74,8 @@ class Preset:
             for them.
         settings: published settings that differ from the defaults of the class.
         cacheable: whether the teacher's side can be kept on disk.
+        second: the augmentation of a second view of each sample, ``{"colour": 0.4}``, beside the usual crop and mirror; None: the
+            method reads one view.
         use_when: one line of advice.
         notes: what differs from the authors' code and why; what ties the weight to a batch size or a resolution.
     """
@@ -91,6 +93,7 @@ class Preset:
     beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     cacheable: bool = True
+    second: Mapping[str, Any] | None = None
     use_when: str = ""
     notes: str = ""
 

@@ -69,6 +69,5 @@ def relational(loss: Loss, s: Sequence[Tensor], t: Sequence[Tensor], batch: Batc
 def chosen(batch: Batch, index: Tensor) -> Batch:
     """Some samples of a batch."""
     x, y, ids, views = (f[index] for f in (batch.x, batch.y, batch.ids, batch.views))
-    return batch._replace(
-        x=x, y=y, ids=ids, views=views, targets=None if batch.targets is None else batch.targets[index]
-    )
+    targets, second = (None if f is None else f[index] for f in (batch.targets, batch.second))
+    return batch._replace(x=x, y=y, ids=ids, views=views, targets=targets, second=second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,16 +48,39 @@ class Link(nn.Module):
         pairs = [(spot, spot) if isinstance(spot, str) else (spot[0], spot[1]) for spot in spots]
         self.at_s, self.at_t = [s for s, _ in pairs], [t for _, t in pairs]
 
-    def forward(self, said: Mapping[str, Out], batch: Batch) -> Tensor:
-        """The weighted loss of each sample, (B,)."""
-        s = [said[self.student][spot] for spot in self.at_s] if self.student else [None]
-        t = [said[self.teacher][spot].detach() for spot in self.at_t] if self.teacher else [f.detach() for f in s]  # type: ignore[union-attr]
-        loss = self.loss(s[0], t[0], batch) if self.single else self.loss(s, t, batch)
+    def forward(self, said: Mapping[str, Out], batch: Batch, again: Mapping[str, Out] | None = None) -> Tensor:
+        """The weighted loss of each sample, (B,).
+
+        Args:
+            said: what the nets say of the batch.
+            again: what they say of its second view, where there is one and it is asked for.
+        """
+        weight = weight_at(self.weight, batch.progress)
+        if again is None or self.loss.second_view is None:
+            return weight * self.compare(said, batch)
+        if self.loss.second_view == "sum":
+            return weight * (self.compare(said, batch) + self.compare(again, batch))
+        pairs = [(view["student"], view["teacher"]) for view in (self.heard(said), self.heard(again))]
+        return weight * self.checked(self.loss([s[0] for s, _ in pairs], [t[0] for _, t in pairs], batch), batch)
+
+    def heard(self, said: Mapping[str, Out]) -> dict[str, list[Any]]:
+        """What both sides say at the link's spots; the teacher's side detached."""
+        s: list[Any] = [said[self.student][spot] for spot in self.at_s] if self.student else [None]
+        t = [said[self.teacher][spot].detach() for spot in self.at_t] if self.teacher else [f.detach() for f in s]
+        return {"student": s, "teacher": t}
+
+    def compare(self, said: Mapping[str, Out], batch: Batch) -> Tensor:
+        """The loss of each sample without its weight, (B,)."""
+        s, t = self.heard(said).values()
+        return self.checked(self.loss(s[0], t[0], batch) if self.single else self.loss(s, t, batch), batch)
+
+    def checked(self, loss: Tensor, batch: Batch) -> Tensor:
+        """The loss, if it has the shape (B,)."""
         if loss.shape != batch.ids.shape:
             raise ModelError(
                 f"loss {self.name!r} must give one number per sample, shape {tuple(batch.ids.shape)}, got {tuple(loss.shape)}"
             )
-        return weight_at(self.weight, batch.progress) * loss
+        return loss
 
     def extra_repr(self) -> str:
         return f"{self.teacher or 'labels'} -> {self.student or 'itself'} at {self.at_s}, weight={self.weight}"
@@ -146,8 +170,10 @@ class Scheme(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``{link name: (B,) weighted loss}``."""
-        said = self.speak(batch)
-        return {link.name: link(said, batch) for link in self.links}
+        said, again = self.speak(batch), None
+        if batch.second is not None and any(link.loss.second_view == "pair" for link in self.links):
+            again = self.speak(batch._replace(x=batch.second, second=None))
+        return {link.name: link(said, batch, again) for link in self.links}
 
 
 def offline(
