@@ -5,8 +5,9 @@
 
 5,000 training pictures (50 a class), 5 epochs, batch 64, all 10,000 test pictures; teacher resnet20 (25 epochs of the same
 pictures), student resnet8, published weights. The dozen that matter with seeds 0, 1, 2; the rest with seed 0. A line a training
-in benchmarks/results/methods_table.jsonl. `--part 0/2` and `--part 1/2` share the work between two processes. `--cache DIR` keeps what the teacher says: as many views as
-epochs, in float32, so that pictures and answers are those of live teaching (kd, seed 1: 10.94 either way), in half of the time.
+in benchmarks/results/methods_table.jsonl. `--part 0/2` and `--part 1/2` share the work between two processes. `--cache DIR`
+keeps what the teacher says: as many views as epochs, in float32, so that pictures and answers are those of live teaching (kd,
+seed 1: 10.94 either way), in half of the time.
 """
 
 from __future__ import annotations
