@@ -57,3 +57,13 @@ def test_refuses_without_a_linear_classifier_at_this_spot():
     for head in (None, nn.Linear(7, 4)):
         with pytest.raises(ModelError, match=r"last layer(.|\n)*fitnet"):
             SRRL((3,), (5,), head)
+
+
+def test_maps_of_bfloat16_are_averaged_in_float32():
+    torch.manual_seed(0)
+    loss = SRRL((3, 16, 16), (5, 16, 16), nn.Linear(5, 4), t_signed=True).eval()
+    s, t = torch.randn(2, 3, 16, 16), 3 + torch.rand(2, 5, 16, 16).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = loss.connector(s).float().mean((2, 3)), t.float().mean((2, 3))
+        expected = ((ours - theirs) ** 2).mean(1) + ((loss.head(ours) - loss.head(theirs)) ** 2).mean(1)
+        torch.testing.assert_close(loss(s, t), expected, rtol=1e-6, atol=0)
