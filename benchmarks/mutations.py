@@ -41,12 +41,18 @@ PROMOTES = "what follows computes in the wider type of the two"
 SCALE = "brought to length or sum 1 afterwards: the scale does not count"
 ONE = "of one sample there is no distance: 0/0 is not above 0 and is replaced, and its slope is masked"
 SPEED = "both forms give the same value; which one is faster depends on the shapes"
+UNUSED = "differs only where torch.where takes the other side"
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("ab", "return F.relu(margin - fires * s).square().flatten(1).sum(1)"): PROMOTES,
     ("at", "power: Tensor = SquareSum.apply(f) if self.p == 2 else f.abs().pow(self.p).mean(1)"): SCALE,
     ("fsp", "a, b = ((h if h.shape[4:] == size else pool(h, size)).flatten(2) for h in (f, g))"): "pooling to its own "
     "size leaves a map as it is",
     ("fitnet", "return F.mse_loss(mapped, t.float(), reduction='none').flatten(1).mean(1)"): PROMOTES,
     ("fitnet", "return F.mse_loss(mapped.float(), t, reduction='none').flatten(1).mean(1)"): PROMOTES,
+    ("ft", "a, b = (a.square().sum(1), b.square().mean(1))"): SCALE,
+    ("ft", "a, b = (a.square().mean(1), b.square().sum(1))"): SCALE,
+    ("ofd", "s, t = (s, torch.maximum(t, margin[:, None, None]))"): PROMOTES,
+    ("ofd", "mean = mu - sigma * density / below"): UNUSED,
     ("nst", "if s.shape[2] <= c:"): SPEED,
     ("nst", "if s.shape[2] <= C:"): SPEED,
     ("rkd", "loss = self.distance_weight * difference.mean(1)"): "what it is added to is 0",

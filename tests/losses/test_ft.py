@@ -59,3 +59,19 @@ def test_sizes_are_the_published_ones(batch_norm):
     assert len(loss.translator) == (9 if batch_norm else 6)
     with torch.device("meta"):
         assert sum(p.numel() for p in Paraphraser(2048, 1024).parameters()) == 132_129_792  # ResNet-50
+
+
+def test_factors_of_bfloat16_are_compared_in_float32():
+    torch.manual_seed(0)
+    s, t = torch.randn(2, 4, 3, 3).bfloat16(), torch.randn(2, 4, 7, 7).bfloat16()
+    for form in ("attention", "factor"):
+        for a, b in ((s, t), (t, s)):
+            torch.testing.assert_close(factor_distance(a, b, form), factor_distance(a.float(), b.float(), form))
+
+
+def test_no_gradient_reaches_the_teachers_factors():
+    loss, s = FT((3, 4, 4), (6, 4, 4)), torch.randn(2, 3, 4, 4)
+    t = torch.randn(2, 6, 4, 4, requires_grad=True)
+    loss(s, t).sum().backward()
+    assert t.grad is None
+    assert all(p.grad is None for p in loss.paraphraser.parameters())

@@ -67,3 +67,26 @@ def test_without_a_batchnorm_the_margin_is_the_running_mean_of_negative_values()
 def test_refuses_to_drop_stages():
     with pytest.raises(ModelError, match="as many"):
         OFD([(3, 4, 4)], [(4, 2, 2), (6, 2, 2)])
+
+
+def test_connectors_are_drawn_as_in_the_authors_code():
+    torch.manual_seed(0)
+    weight = OFD((40, 4, 4), (90, 4, 4)).connectors[0][0].weight
+    assert weight.std().item() == pytest.approx((2 / 90) ** 0.5, rel=0.05)
+    assert abs(weight.mean().item()) < 0.01
+
+
+def test_the_margin_of_a_dead_channel_and_of_a_rarely_negative_one():
+    dead = margin(torch.zeros(3), torch.tensor([0.0, 1.0, -1.0]))
+    assert torch.isfinite(dead).all()
+    assert dead.tolist() == pytest.approx([0.0, 0.0, -1.0], abs=1e-6)
+    z = torch.special.ndtri(torch.tensor(1 - 0.0015, dtype=torch.float64)).float()  # 1.5 in a thousand are negative
+    density = (-z.double().square() / 2).exp() / (2 * torch.pi) ** 0.5
+    expected = (z - density / 0.0015).item()  # the mean of the negative ones, not -3 sigma
+    assert margin(torch.ones(1), z[None]).item() == pytest.approx(expected, rel=1e-3)
+    assert margin(torch.ones(1), z[None] + 1).item() == -3.0
+
+
+def test_margins_are_numbers_not_functions_of_the_teacher():
+    assert not margin(nn.Parameter(torch.ones(2)), torch.zeros(2)).requires_grad
+    assert not margin(torch.ones(2), nn.Parameter(torch.zeros(2))).requires_grad

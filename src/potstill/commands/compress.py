@@ -58,7 +58,10 @@ def compress(
     ] = None,
     quantize: Annotated[str | None, typer.Option("--quantize", metavar="KIND", help="int8, ...")] = None,
     export: Annotated[str | None, typer.Option("--export", metavar="FORMAT", help="onnx, ...")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Run the exported file and hold it against the net")] = False,
+    verify: Annotated[
+        bool | None,
+        typer.Option("--verify/--no-verify", help="Run the exported file; refuse a loss [on]", show_default=False),
+    ] = None,
     data: o.Data = None,
     trust_code: Trust = False,
     json: o.Json = False,
@@ -69,6 +72,7 @@ def compress(
 
     \b
       potstill compress runs/kd --prune 0.5 --recover 10 --out runs/small
+      potstill compress runs/kd --prune 0.5 --recover 10 --quantize int8 --export onnx --out runs/edge
       potstill compress runs/kd --target-macs 0.5 --rounds 2 --recover 10 --teacher runs/teacher --out runs/half
     """
     SCREEN.set(quiet, verbose, json)

@@ -44,7 +44,8 @@ def planned(
         method: of the recoveries; recover_settings: more of :class:`Recover`.
         lowrank: share of the ranks that stays, after the pruning.
         sparsify: share of zeros, or a pattern such as ``2:4``, at the end.
-        quantize, export, verify: the first settings of these stages.
+        quantize, export: the first settings of these stages.
+        verify: run the exported files and refuse those that lost too much; None: where something is exported.
 
     Raises:
         ConfigError: settings that mean nothing together.
@@ -72,7 +73,7 @@ def planned(
         stages.append(make("quantize", quantize))
     if export is not None:
         stages.append(make("export", export))
-    if verify:
+    if export is not None if verify is None else verify:
         stages.append(make("verify"))
     return stages
 
