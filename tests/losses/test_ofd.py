@@ -90,3 +90,16 @@ def test_the_margin_of_a_dead_channel_and_of_a_rarely_negative_one():
 def test_margins_are_numbers_not_functions_of_the_teacher():
     assert not margin(nn.Parameter(torch.ones(2)), torch.zeros(2)).requires_grad
     assert not margin(torch.ones(2), nn.Parameter(torch.zeros(2))).requires_grad
+
+
+def test_given_margins_stay_and_measured_ones_count_what_they_saw():
+    given = nn.Parameter(torch.tensor([-0.5, -1.0]))
+    fixed = Margin(2, given).train()
+    t = torch.randn(3, 2, 4, 4, requires_grad=True)
+    assert torch.equal(fixed(t), given)
+    assert not fixed.value.requires_grad
+    measured = Margin(1, None).train()
+    one = torch.ones(1, 1, 2, 2)
+    one[..., 0, 0] = -3.0  # a single negative value
+    assert measured(one.requires_grad_()).tolist() == [-3.0]
+    assert not measured(one).requires_grad
