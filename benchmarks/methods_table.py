@@ -6,8 +6,8 @@
 5,000 training pictures (50 a class), 5 epochs, batch 64, all 10,000 test pictures; teacher resnet20 (25 epochs of the same
 pictures), student resnet8, published weights. The dozen that matter with seeds 0, 1, 2; the rest with seed 0. A line a training
 in benchmarks/results/methods_table.jsonl. `--part 0/2` and `--part 1/2` share the work between two processes. `--cache DIR`
-keeps what the teacher says: as many views as epochs, in float32, so that pictures and answers are those of live teaching (kd,
-seed 1: 10.94 either way), in half of the time.
+keeps the teacher's logits and vectors: as many views as epochs, in float32, so that pictures and answers are those of live
+teaching (kd, seed 1: 10.94 either way), in half of the time.
 """
 
 from __future__ import annotations
@@ -56,6 +56,12 @@ def pictures(source: str) -> dict[str, Any]:
     return {"source": source, "limit": LIMIT, "val": 0.02}
 
 
+def small(method: str) -> bool:
+    """Whether a few numbers of the teacher are all that a method reads (and of one view): maps would fill the disk."""
+    presets = [PRESETS[name] for name in method.split("+")]
+    return all(p.at in ("logits", "penultimate") and not p.second for p in presets)
+
+
 def measure(method: str, seed: int, data: str, teacher: Path, out: Path, cache: Path | None = None) -> dict[str, Any]:
     """Train one student; its row."""
     import potstill
@@ -67,7 +73,7 @@ def measure(method: str, seed: int, data: str, teacher: Path, out: Path, cache: 
         if method == "none":
             run = potstill.train("zoo:resnet8", pictures(data), **common)
         else:
-            if cache is not None and "mlkd" not in method:  # which is shown two views
+            if cache is not None and small(method):
                 common["cache"] = {"views": EPOCHS, "dtype": "float32", "dir": str(cache)}
             run = potstill.distill(str(teacher), "zoo:resnet8", pictures(data), method, control=False, **common)
         student = run.results["student"]["last"]
