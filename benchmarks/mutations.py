@@ -41,6 +41,7 @@ PROMOTES = "what follows computes in the wider type of the two"
 SCALE = "brought to length or sum 1 afterwards: the scale does not count"
 ONE = "of one sample there is no distance: 0/0 is not above 0 and is replaced, and its slope is masked"
 SPEED = "both forms give the same value; which one is faster depends on the shapes"
+BOTH = "the two heads are there or neither is; it is written so for the type checker"
 UNUSED = "differs only where torch.where takes the other side"
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("ab", "return F.relu(margin - fires * s).square().flatten(1).sum(1)"): PROMOTES,
@@ -49,6 +50,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     "size leaves a map as it is",
     ("fitnet", "return F.mse_loss(mapped, t.float(), reduction='none').flatten(1).mean(1)"): PROMOTES,
     ("fitnet", "return F.mse_loss(mapped.float(), t, reduction='none').flatten(1).mean(1)"): PROMOTES,
+    ("crcd", "if self.ours is None and self.theirs is None:"): BOTH,
+    ("crcd", "if self.theirs is None:"): BOTH,
+    ("crcd", "if self.ours is None:"): BOTH,
     ("ft", "a, b = (a.square().sum(1), b.square().mean(1))"): SCALE,
     ("ft", "a, b = (a.square().mean(1), b.square().sum(1))"): SCALE,
     ("ofd", "s, t = (s, torch.maximum(t, margin[:, None, None]))"): PROMOTES,

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -136,3 +138,48 @@ def test_refusals():
         CRCD((6,), (9,), N, **heads(), gradient="cosine")
     with pytest.raises(ModelError, match="one class"):
         CRCD((6,), (9,), N, torch.zeros(N), gradient="none")
+
+
+def test_maps_are_averaged():
+    torch.manual_seed(0)
+    loss = CRCD((6, 2, 2), (9, 3, 3), N, dim=8, negatives=K, temperature=TAU, **heads())
+    same = copy.deepcopy(loss)
+    ids = torch.randperm(N)[:B]
+    index = torch.cat([ids[:, None], torch.randint(N, (B, K))], 1)
+    s, t = torch.randn(B, 6, 2, 2), torch.randn(B, 9, 3, 3)
+    whole = loss(s, t, seen(ids), index)
+    torch.testing.assert_close(whole, same(s.mean((2, 3)), t.mean((2, 3)), seen(ids), index), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gradient", ["relation", "cosine"])
+def test_the_weight_of_the_gradient_element(gradient):
+    torch.manual_seed(0)
+    ids = torch.randperm(N)[:B]
+    index = torch.cat([ids[:, None], torch.randint(N, (B, K))], 1)
+    s, t, found = torch.randn(B, 6), torch.randn(B, 6), []
+    for weight in (0.0, 1.0, 3.0):
+        torch.manual_seed(1)
+        settings = {"gradient": gradient, "gradient_weight": weight, "dim": 8, "negatives": K, "temperature": TAU}
+        found.append(CRCD((6,), (6,), N, **settings, **heads(6, 6))(s, t, seen(ids), index))
+    torch.testing.assert_close(found[2] - found[0], 3 * (found[1] - found[0]), rtol=1e-4, atol=1e-5)
+    assert (found[1] - found[0]).abs().min() > 1e-3
+
+
+def test_gradients_of_the_labels_loss_are_float32_under_autocast():
+    torch.manual_seed(0)
+    ids = torch.randperm(N)[:B]
+    index = torch.cat([ids[:, None], torch.randint(N, (B, K))], 1)
+    s, t, found = torch.randn(B, 6), torch.randn(B, 6), []
+    for gradient in ("none", "cosine"):
+        torch.manual_seed(1)
+        loss = CRCD((6,), (6,), N, gradient=gradient, dim=8, negatives=K, temperature=TAU, **heads(6, 6))
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(loss(s, t, seen(ids), index))
+    g = [_slope(v, head, ids % CLASSES) for v, head in zip((s, t), heads(6, 6).values(), strict=True)]
+    expected = 10 * (1 - F.cosine_similarity(*g))
+    torch.testing.assert_close(found[1] - found[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def _slope(v, head, y):
+    v = v.clone().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(head(v), y, reduction="sum"), v)[0]
