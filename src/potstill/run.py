@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -9,7 +10,7 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ from potstill.rehearse import rehearse
 from potstill.report import report
 from potstill.runs import Follower, RunFolder, auto_name, command_line, environment, git_state, now
 from potstill.trial import Stop, run_trial, save_logits
+
+OnEpoch = Callable[[int, dict[str, Any]], None]
 
 
 @dataclass
@@ -72,9 +75,14 @@ def distill(
     command: list[str] | None = None,
     user: str = "",
     console: Console | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> RunResult:
-    """Distil a teacher into a student, beside the same student alone at the same budget, and report."""
-    return _start(config, objects, command, user, console or Console())
+    """Distil a teacher into a student, beside the same student alone at the same budget, and report.
+
+    Args:
+        on_epoch: told the seed and the line of the journal after each epoch of a student; what it raises ends the run.
+    """
+    return _start(config, objects, command, user, console or Console(), on_epoch)
 
 
 def train(
@@ -84,9 +92,10 @@ def train(
     command: list[str] | None = None,
     user: str = "",
     console: Console | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> RunResult:
-    """Train a net on the labels: a teacher, or any."""
-    return _start(config, objects, command, user, console or Console())
+    """Train a net on the labels: a teacher, or any. ``on_epoch`` as in :func:`distill`."""
+    return _start(config, objects, command, user, console or Console(), on_epoch)
 
 
 def check(config: Config, objects: Objects | None = None, console: Console | None = None) -> list[str]:
@@ -102,7 +111,12 @@ def check(config: Config, objects: Objects | None = None, console: Console | Non
 
 
 def _start(
-    config: Config, objects: Objects | None, command: list[str] | None, user: str, console: Console
+    config: Config,
+    objects: Objects | None,
+    command: list[str] | None,
+    user: str,
+    console: Console,
+    on_epoch: OnEpoch | None,
 ) -> RunResult:
     ready = prepare(config, objects)
     console = console if ready.fabric.is_global_zero else Console(quiet=True)
@@ -135,7 +149,7 @@ def _start(
             console.say(f" note     {path} is there already and is left as it is: this run is {folder.path}")
     else:
         folder = Follower(Path(ready.fabric.broadcast("")), dict(facts))
-    return _go(folder, ready, built, console)
+    return _go(folder, ready, built, console, on_epoch)
 
 
 def resume(
@@ -145,12 +159,14 @@ def resume(
     allow_change: bool = False,
     objects: Objects | None = None,
     console: Console | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> RunResult:
     """Go on with an interrupted run, exactly as if it had never stopped.
 
     Args:
         epochs: ignored unless it is what the run was started with: the schedule of the learning rate depends on it.
         allow_change: go on although the data or the teacher changed.
+        on_epoch: as in :func:`distill`; not told of the epochs that were done before.
 
     Raises:
         ConfigError: the run is done, is being written, or something changed since.
@@ -201,7 +217,7 @@ def resume(
     if not ready.fabric.is_global_zero:
         folder = Follower(folder.path, folder.facts)
     folder.update(status="running", pid=os.getpid())
-    return _go(folder, ready, built, console)
+    return _go(folder, ready, built, console, on_epoch)
 
 
 @contextmanager
@@ -228,7 +244,7 @@ def _recorded(folder: RunFolder, console: Console) -> Iterator[None]:
     close("done", 0)
 
 
-def _go(folder: RunFolder, ready: Ready, built: Built, console: Console) -> RunResult:
+def _go(folder: RunFolder, ready: Ready, built: Built, console: Console, on_epoch: OnEpoch | None) -> RunResult:
     config = ready.config
     console.say(f" run      {folder.path}")
     stop = Stop()
@@ -270,6 +286,7 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console) -> RunR
                     teacher=ready.teacher,
                     console=console,
                     stop=stop,
+                    on_epoch=functools.partial(on_epoch, seed) if on_epoch else None,
                 )
             )
             if config.control and config.kind == "distill":

@@ -75,6 +75,7 @@ def run_trial(
     stop: Stop,
     epochs: int | None = None,
     stop_after: int | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train a net and measure it; go on where an interrupted trial stopped, do nothing where it is done.
 
@@ -83,6 +84,7 @@ def run_trial(
         net: makes the net of a seed.
         epochs: by default those of the run.
         stop_after: end after so many of them, and by nothing else: a control has the steps that its student had.
+        on_epoch: told each epoch's line of the journal; what it raises ends the trial.
 
     Returns:
         what ``result.json`` says (see docs/design.md).
@@ -113,13 +115,15 @@ def run_trial(
     def validate() -> dict[str, float]:
         return ready.measure(delivery.refresh(), "val")[0]
 
-    def on_epoch(row: dict[str, Any]) -> None:
+    def each_epoch(row: dict[str, Any]) -> None:
         console.epoch(row)
         if writer is not None:
             for name, value in row["train"]["links"].items():
                 writer.add_scalar(f"train/{name}", value, row["epoch"])
             for name, value in row["val"].items():
                 writer.add_scalar(f"val/{name}", value, row["epoch"])
+        if on_epoch is not None:
+            on_epoch(row)
 
     stages = chain(
         ready,
@@ -145,7 +149,7 @@ def run_trial(
             folder=folder / "state",
             journal=journal if fabric.is_global_zero else None,
             on_step=lambda stage, at, steps: console.step(_gone(stages, at) + at.epoch, at.step, steps),
-            on_epoch=on_epoch,
+            on_epoch=each_epoch,
             should_stop=stop,
             save_every=config.save_every,
             save_steps=config.save_steps,
