@@ -54,7 +54,7 @@ def test_it_says_what_the_loss_says_of_its_head(pair: str) -> None:
     built.scheme.eval()
     s, t = built.scheme.nets["student"](X), built.scheme.nets["teacher"](X)
     link = built.scheme.links[0]
-    expected = loss.head()(as_map(s[link.at_s[0]]))
+    expected = loss.deployed_head()(as_map(s[link.at_s[0]]))
     torch.testing.assert_close(delivered.eval()(X), expected)
     theirs = as_map(t[link.at_t[0]])
     torch.testing.assert_close(loss.classifier(theirs.mean((2, 3))), t["logits"], rtol=1e-4, atol=1e-5)
@@ -67,14 +67,15 @@ def test_it_says_what_the_loss_says_of_its_head(pair: str) -> None:
         next(student.module.parameters()).add_(1.0)
         loss.projector[0].weight.mul_(2.0)
     assert torch.equal(delivered(X), delivered(X))
-    again = loss.head()(as_map(built.scheme.nets["student"](X)[link.at_s[0]]))
+    again = loss.deployed_head()(as_map(built.scheme.nets["student"](X)[link.at_s[0]]))
     assert not torch.allclose(delivered(X), again)
     torch.testing.assert_close(delivery.refresh().module(X), again)
 
 
-def test_nothing_changes_without_a_head() -> None:
+@pytest.mark.parametrize("method", ["kd", "srrl"])
+def test_nothing_changes_without_a_head(method: str) -> None:  # SRRL reads the teacher's head, and delivers none
     student = Net(Vgg(), "object:Vgg")
-    delivery = Delivery(student, build(student.module, Vgg(), expand("kd"), X))
+    delivery = Delivery(student, build(student.module, Vgg(), expand(method), X))
     assert delivery.refresh() is delivery.net is student
 
 

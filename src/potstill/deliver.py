@@ -15,7 +15,7 @@ from potstill.models.reused import Head, Reused
 
 
 class Delivery:
-    """What becomes of a student. SimKD's answers through a projector and the teacher's classifier (``loss.head()``).
+    """What becomes of a student. SimKD's answers through a projector and the teacher's classifier (``loss.deployed_head()``).
 
     Args:
         student: the net that is trained.
@@ -33,7 +33,7 @@ class Delivery:
         if built.head is None:
             return
         self.loss = built.head.loss
-        head = self.loss.head()
+        head = self.loss.deployed_head()
         if "#" in built.head.at:
             raise ModelError(
                 f"a student cannot be delivered with a head at {built.head.at!r}, one of several calls of a layer",
@@ -60,7 +60,7 @@ class Delivery:
         """The net with the student's weights of now."""
         if self.loss is not None:
             now: dict[str, Tensor] = {f"body.{k}": v for k, v in self.student.module.state_dict().items()}
-            now |= self.loss.head().state_dict()
+            now |= self.loss.deployed_head().state_dict()
             for name, value in self.net.module.state_dict().items():
                 value.copy_(now[name])
         return self.net

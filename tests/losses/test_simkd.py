@@ -34,7 +34,7 @@ def test_the_deployed_head_is_projector_average_and_the_teachers_classifier():
     classifier = nn.Linear(6, 4)
     loss = SimKD((3, 4, 4), (6, 2, 2), classifier).eval()
     s = torch.randn(5, 3, 4, 4)
-    head = loss.head()
+    head = loss.deployed_head()
     expected = classifier(loss.projector(nn.functional.avg_pool2d(s, 2)).mean((2, 3)))
     torch.testing.assert_close(head(s), expected)
     assert any(p is loss.projector[0].weight for p in head.parameters())
@@ -45,3 +45,16 @@ def test_refuses_without_a_linear_classifier_at_this_spot():
     for head in (None, nn.Linear(7, 4)):
         with pytest.raises(ModelError, match=r"last layer(.|\n)*fitnet"):
             SimKD((3, 4, 4), (6, 2, 2), head)
+
+
+def test_the_projectors_width_and_its_end():
+    def loss(**settings):
+        return SimKD((3, 4, 4), (6, 2, 2), nn.Linear(6, 4), **settings)
+
+    assert [loss(reduction=r).projector[0].out_channels for r in (1, 3, 8)] == [6, 2, 1]
+    ends = {
+        (activation, signed): isinstance(loss(t_signed=signed, activation=activation).projector[-1], nn.ReLU)
+        for activation in ("auto", "relu", "none")
+        for signed in (True, False)
+    }
+    assert [k for k, relu in ends.items() if relu] == [("auto", False), ("relu", True), ("relu", False)]

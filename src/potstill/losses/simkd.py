@@ -21,7 +21,7 @@ class SimKD(Loss):
     .. math:: \ell_b = \frac{1}{CHW} \| P(F^s_b) - F^t_b \|^2
 
     P is 1x1 -> 3x3 -> 1x1 convolutions through C / r channels, each with BatchNorm and ReLU. Where the resolutions differ, the
-    larger map is averaged to the smaller first. **The net that is deployed is the student's body, then** :meth:`head`:
+    larger map is averaged to the smaller first. **The net that is deployed is the student's body, then** :meth:`deployed_head`:
     projector, average over positions, the teacher's classifier. The student's own classifier is not trained.
 
     Args:
@@ -65,9 +65,9 @@ class SimKD(Loss):
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
         f, g = at_one_size(as_map(s), as_map(t))
-        return F.mse_loss(self.projector(f).float(), g, reduction="none").flatten(1).mean(1)
+        return F.mse_loss(self.projector(f), g, reduction="none").flatten(1).mean(1)
 
-    def head(self) -> ReusedHead:
+    def deployed_head(self) -> ReusedHead:
         """What follows the student's body in the deployed net; it shares this loss's parameters."""
         return ReusedHead(self.projector, self.classifier, self.size)
 

@@ -48,7 +48,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Head:
-    """A head that a loss brings for the student: ``loss.head()`` reads the map at ``at``, the classifier at ``own`` goes."""
+    """A head that a loss brings for the student: ``loss.deployed_head()`` reads the map at ``at``, the classifier at ``own`` goes."""
 
     loss: Any
     at: str
@@ -117,7 +117,7 @@ def build(
             before = first or loss
             learns = "student" if any(f.startswith("s_") for f in _arguments(type(before))) else None
             starts.append((plan, Link(before, plan.before.weight, plan.at, "teacher", learns, plan.name), trained))
-        if link.weight and hasattr(loss, "head"):
+        if link.weight and hasattr(loss, "deployed_head"):
             head = Head(loss, ours[0], map_shape(tuple(s_said[ours[0]].shape[1:])), s_look.head)
         size = sum(p.numel() for p in loss.parameters())
         rows.append(
