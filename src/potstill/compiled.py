@@ -7,6 +7,7 @@ from torch import nn
 from potstill.schemes.scheme import Scheme
 from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Frozen, Tapped
+from potstill.teacher import Swift
 
 
 def compile_nets(scheme: Scheme | SpotAdaptive, device: str, *others: Scheme | SpotAdaptive) -> list[str]:
@@ -14,7 +15,7 @@ def compile_nets(scheme: Scheme | SpotAdaptive, device: str, *others: Scheme | S
     graphs, which save the launches.
 
     A compiled net does not call hooks, so a net with hidden spots stays as it is. Shapes are not made dynamic: the last,
-    smaller batch of an epoch has its own code.
+    smaller batch of an epoch has its own code. A teacher that was made faster is left: there it was measured what pays.
 
     Returns:
         notices: which nets were left as they are.
@@ -26,6 +27,8 @@ def compile_nets(scheme: Scheme | SpotAdaptive, device: str, *others: Scheme | S
             wrapped: nn.Module = each.nets[name]
             tapped = wrapped.net if isinstance(wrapped, Frozen) else wrapped
             assert isinstance(tapped, Tapped)
+            if isinstance(tapped, Swift):
+                continue
             nets[name] = tapped.net
             spots.setdefault(name, {}).update(dict.fromkeys(tapped.spots))
     for name, net in nets.items():

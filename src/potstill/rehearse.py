@@ -15,6 +15,7 @@ from potstill.errors import ModelError
 from potstill.keep import forecast
 from potstill.methods.build import Built
 from potstill.methods.stages import First
+from potstill.pace import hasten
 from potstill.prepare import ALONE, Ready, count, losses_of
 from potstill.schemes.scheme import Scheme, total
 from potstill.schemes.spot_adaptive import SpotAdaptive
@@ -47,8 +48,14 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
     batches = list(itertools.islice(stream.epoch(0), steps))
     if ready.fabric.device.type == "cpu" and (threads or max(work(ready, scheme) for scheme in schemes) < SMALL_STEP):
         torch.set_num_threads(threads or 1)
+    stays = [epochs_of(start, config.epochs) for start in built.before] + [config.main_epochs]
+    asked = [
+        len(stream) * min(n * config.seeds, config.cache.views if config.cache.on else n * config.seeds) for n in stays
+    ]
     try:
-        timed = [_timed(ready, ready.placed(scheme), batches) for scheme in schemes]
+        placed = [ready.placed(scheme) for scheme in schemes]
+        paced = hasten(ready, zip(placed, asked, strict=True), batches[0].x)
+        timed = [_timed(ready, scheme, batches) for scheme in placed]
     except RuntimeError:  # `view` on a channels-last map, say; what is wrong in earnest is raised again
         ready.channels_last = False
         for scheme in schemes:
@@ -77,6 +84,8 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
         ready.say(f"loss     {row['name']} x {weight} at {spots}{extra}; {first[row['name']]:.3g} at the first step")
     for notice in built.notices:
         ready.say(f"         {notice}")
+    for line in paced:
+        ready.say(line)
     forecast(ready, schemes)
     if delivered is not student:
         ready.say(f"deliver  the student with another head: {count(parameters(delivered.module))} parameters in all")

@@ -32,6 +32,7 @@ from potstill.models.net import Net
 from potstill.models.resolve import resolve
 from potstill.models.weights import load_weights
 from potstill.outcome import data_facts, finish, say_results
+from potstill.pace import read, written
 from potstill.prepare import ALONE, Objects, Ready, adopt, card, losses_of, prepare
 from potstill.rehearse import rehearse
 from potstill.report import report
@@ -210,6 +211,7 @@ def resume(
         table = "; ".join(f"{what}: {str(a)[:12]} -> {str(b)[:12]}" for what, (a, b) in changed.items())
         raise ConfigError(f"changed since the run was started: {table}", hint="--allow-change, or start a new run")
     console = console if ready.fabric.is_global_zero else Console(quiet=True)
+    ready.paced = read(folder.facts.get("speed", []))
     built = rehearse(ready, threads=folder.facts.get("threads"))
     for line in ready.lines:
         console.say(f" {line}")
@@ -267,6 +269,7 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console, on_epoc
             losses=built.rows,
             budget={"epochs": config.epochs, "steps": steps * config.epochs, "batch": config.data.batch},
             preflight=ready.lines,
+            speed=written(ready),
         )
         lead = ready.fabric.is_global_zero
         if ready.teacher is not None and lead:

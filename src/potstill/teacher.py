@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -15,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from potstill.cache.codec import divergence
+from potstill.errors import MachineError
 from potstill.folding import NORMS, fold
 from potstill.taps import Tapped, find, first_tensor
 from potstill.types import Out
 
 Precision = Literal["exact", "equal", "fast"]
+FOLDED, LAST, BF16, COMPILED = "batch norms folded", "channels-last", "bf16", "compiled"
 ROUNDING = 1e-4
 """Relative L2 distance to the plain net, at every spot, up to which a float32 variant counts as equal. 7e-7 where measured
 (resnet32x4); a net that turns rounding into more is left as it is."""
@@ -27,8 +28,12 @@ BOUND = 1e-4
 """KL divergence (T = 4) of the logits of a bf16 teacher to the plain one's. 8e-6 on a trained ResNet-20."""
 FEATURES = 3e-2
 """Relative L2 distance of a bf16 teacher's features to the plain one's. 7e-3 where measured."""
-WORTH = 600.0
-"""Seconds of teaching from which ``torch.compile`` is tried: it costs 20 to 110 s and saves up to a third in float32."""
+COMPILING = 30.0, 0.3
+"""Seconds that ``torch.compile`` takes: for any net, and more for each layer (resnet8x4 with 29: 34; resnet32x4 with 101: 41; up
+to 110 beside other work)."""
+SAVES = {False: 0.15, True: 0.45}
+"""The share of the time that it saves, in float32 and in bf16, by which it is decided whether to try (resnet32x4; perhaps
+more). Whether it is kept is decided by what it then saves."""
 TIMED = 16
 """Pictures with which variants are timed on a CPU."""
 PAYS = 0.97
@@ -40,7 +45,7 @@ class Swift(Tapped):
 
     Attributes:
         last: whether pictures are brought to channels-last.
-        dtype: of autocast; None: none.
+        dtype: of autocast; None: none, even inside one.
         shape: pictures of this shape are given to ``quick``, the compiled net; a smaller batch is not worth compiling for.
     """
 
@@ -52,8 +57,7 @@ class Swift(Tapped):
     def forward(self, x: Tensor) -> Out:
         if self.last:
             x = x.contiguous(memory_format=torch.channels_last)
-        autocast = torch.autocast(x.device.type, self.dtype) if self.dtype else contextlib.nullcontext()
-        with autocast:
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):  # whatever the run's own is
             said = self.quick(x) if self.quick is not None and x.shape == self.shape else super().forward(x)
         return {k: v.float() if v.dtype == self.dtype else v for k, v in said.items()} if self.dtype else said
 
@@ -66,18 +70,20 @@ class Sped:
         net: says what the teacher says; the teacher itself where nothing made it faster.
         how: what was done to it, in words; empty: nothing.
         seconds: CPU seconds (on a CPU; else seconds) of a forward pass by variant, medians of interleaved passes.
+        kl: mean KL divergence (T = 4) of its logits to the teacher's; 0 where they are no class scores.
         notices: what was tried or left out, and why.
     """
 
     net: Tapped
     how: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    kl: float = 0.0
     notices: list[str] = field(default_factory=list)
 
     @property
     def ratio(self) -> float:
         """Time of a pass, of the plain teacher's; 1 where nothing was measured."""
-        return self.seconds[self.how[-1]] / self.seconds["plain"] if self.how else 1.0
+        return self.seconds[self.how[-1]] / self.seconds["plain"] if self.how and self.seconds else 1.0
 
 
 @torch.no_grad()
@@ -90,11 +96,11 @@ def speed_up(
     bound: float = BOUND,
     repeats: int = 3,
     backend: str = "inductor",
-    worth: float = WORTH,
 ) -> Sped:
     """The fastest equivalent of a frozen teacher on batches like ``x``, measured.
 
-    The teacher is not changed: all is done to a copy, whose module paths stay, so that spots are heard as before.
+    The teacher is not changed: all is done to a copy, whose module paths stay, so that spots are heard as before. Inside
+    autocast the plain net is what that makes of it, and each variant is held to the bounds of bf16 against float32.
 
     Args:
         teacher: the net with its spots, on the device where it will run.
@@ -102,7 +108,7 @@ def speed_up(
         precision: ``exact``: the teacher itself, to the last bit. ``equal``: equal but for rounding in float32 (folded batch
             norms, channels-last, compiled). ``fast``: bf16 as well, where the processor has it and the logits stay within
             ``bound``.
-        forwards: how many batches are to come; ``torch.compile`` is only tried where they take more than ``worth`` seconds.
+        forwards: how many batches are to come; ``torch.compile`` is tried where it would save more of their time than it takes.
         bound: the largest mean KL divergence (T = 4) of bf16 logits to the plain ones.
         repeats: measurements of each variant.
         backend: of ``torch.compile``.
@@ -113,17 +119,17 @@ def speed_up(
     if precision == "exact":
         return Sped(teacher, notices=["exact: the teacher runs as it was given"])
     teacher.eval()
-    sped = Sped(teacher)
-    truth = teacher(x)
-    with_last = partial(_channels_last, x)
+    sped, change_by = Sped(teacher), _changes(x, backend)
+    mixed = torch.is_autocast_enabled(x.device.type)
+    with torch.autocast(x.device.type, enabled=False):
+        truth = teacher(x)
+    near = partial(_near, bound=bound)
 
-    def attempt(
-        name: str, change: Callable[[Swift], str | None], close: Callable[[Out, Out], str | None], part: int = TIMED
-    ) -> None:
+    def attempt(name: str, close: Callable[[Out, Out], str | None], part: int = TIMED) -> None:
         """Change a copy of the best net so far; keep it if it says the same, faster."""
-        made = _copied(sped.net)
+        made = _copied(sped.net, x)
         try:
-            reason = change(made) or close(truth, made(x))
+            reason = change_by[name](made) or close(truth, made(x))
         except Exception as error:  # of the net's own code, the tracer or the compiler: then without this step
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if reason is None:
@@ -138,25 +144,56 @@ def speed_up(
         else:
             sped.notices.append(f"{name}: {reason}")
 
+    same = near if mixed else _rounding
     if _foldable(teacher.net):
-        attempt("batch norms folded", fold, _rounding)
+        attempt(FOLDED, same)
     if any(p.ndim == 4 for p in teacher.net.parameters()):
-        attempt("channels-last", with_last, _rounding)
-    if precision == "fast":
+        attempt(LAST, same)
+    if precision == "fast" and not mixed:
         if has_bf16(x.device):
-            attempt("bf16", _bf16, partial(_near, bound=bound))
+            attempt(BF16, near)
         else:
             sped.notices.append("bf16: this processor has no instructions for it")
     spent = forwards * (sped.seconds[sped.how[-1]] if sped.how else _timed([teacher], x, TIMED, 1)[0])
-    if spent >= worth:
+    cost = COMPILING[0] + COMPILING[1] * sum(1 for m in teacher.net.modules() if not [*m.children()])
+    if spent * SAVES[mixed or BF16 in sped.how] >= cost:
         began = time.monotonic()
-        near = partial(_near, bound=bound) if "bf16" in sped.how else _rounding
-        attempt("compiled", partial(_compile, x.shape, backend), near, part=len(x))
+        attempt(COMPILED, near if BF16 in sped.how else same, part=len(x))
         cost = time.monotonic() - began
-        sped.notices.append(f"compiling took {cost:.0f} s, of {human(spent)} of teaching")
+        saved = spent - forwards * sped.seconds[COMPILED] if COMPILED in sped.how else 0.0
+        sped.notices.append(f"compiling took {cost:.0f} s and saves {human(saved)} of {human(spent)} of teaching")
     elif forwards:
-        sped.notices.append(f"not compiled: {human(spent)} of teaching would not pay for it")
+        sped.notices.append(
+            f"not compiled: {human(spent)} of teaching would not pay for some {cost:.0f} s of compiling"
+        )
+    if sped.how and truth["logits"].ndim == 2:
+        sped.kl = divergence(truth["logits"], sped.net(x)["logits"])
     return sped
+
+
+@torch.no_grad()
+def replay(teacher: Tapped, how: Sequence[str], x: Tensor, backend: str = "inductor") -> Tapped:
+    """The teacher changed as it was before (:attr:`Sped.how`), without measuring: a run that goes on must not choose anew, for
+    the choice decides over the last bits of what is said.
+
+    Raises:
+        MachineError: that is not possible here.
+    """
+    if not how:
+        return teacher
+    made = _copied(teacher.eval(), x)
+    for name in how:
+        try:
+            reason = _changes(x, backend)[name](made)
+        except Exception as error:  # of the net's own code, the tracer or the compiler
+            reason = f"{type(error).__name__}: {error}"
+        if reason:
+            raise MachineError(
+                f"the teacher of this run was made faster ({', '.join(how)}), and that fails here: {reason}",
+                why="without it the run would not go on exactly",
+                hint="go on with the machine and the versions that it was started with (run.json), or start it anew",
+            )
+    return made
 
 
 def human(seconds: float) -> str:
@@ -175,14 +212,21 @@ def _foldable(net: nn.Module) -> bool:
     return any(type(m) in NORMS for m in net.modules())
 
 
-def _copied(tapped: Tapped) -> Swift:
+def _changes(x: Tensor, backend: str) -> dict[str, Callable[[Swift], str | None]]:
+    """What can be done to a copy in place, by name, in this order; each says why it was not done, or None."""
+    return {FOLDED: fold, LAST: _channels_last, BF16: _bf16, COMPILED: partial(_compile, x.shape, backend)}
+
+
+def _copied(tapped: Tapped, x: Tensor) -> Swift:
     made = Swift(copy.deepcopy(tapped.net), tapped.spots, copy.deepcopy(tapped.prepare), tapped.order).eval()
     if isinstance(tapped, Swift):
         made.last, made.dtype = tapped.last, tapped.dtype
+    elif torch.is_autocast_enabled(x.device.type):
+        made.dtype = torch.get_autocast_dtype(x.device.type)
     return made
 
 
-def _channels_last(x: Tensor, made: Swift) -> str | None:
+def _channels_last(made: Swift) -> str | None:
     made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     made.last = True
     return None

@@ -16,6 +16,9 @@ Data = Annotated[
 Teacher = Annotated[
     str | None, typer.Option("--teacher", metavar="MODEL", help="The net that teaches: a run, hf:REPO, ...")
 ]
+TeacherSpeed = Annotated[
+    str | None, typer.Option("--teacher-speed", metavar="HOW", help="exact, equal (but for rounding), fast [exact]")
+]
 Student = Annotated[
     str | None, typer.Option("--student", metavar="MODEL", help="The net that learns (potstill list models)")
 ]
@@ -53,13 +56,15 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="More, and traceb
 KEYS = {
     "data": "data.source",
     "teacher": "teacher.model",
+    "teacher_speed": "teacher.speed",
+    "teacher-speed": "teacher.speed",
     "student": "student.model",
     "model": "student.model",
     "batch": "data.batch",
     "lr": "optim.lr",
     "spots": "spots.rule",
 }
-"""The settings of the flags whose name is not that of their setting."""
+"""The settings of the flags whose name is not that of their setting; as flags and as arguments of the commands."""
 NUMBERS = {"epochs", "batch", "lr", "seed", "seeds"}
 
 

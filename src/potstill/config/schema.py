@@ -123,6 +123,8 @@ class TeacherConfig(ModelConfig):
 
     epochs: Count | None = None
     """Passes over the data when it is taught first; null: as many as the student's."""
+    speed: Literal["exact", "equal", "fast"] = "exact"
+    """`exact`: as it was given, to the last bit; `equal` but for rounding, `fast` with bf16 too: each where measured to pay."""
 
 
 class WeightSchedule(Section):
