@@ -42,12 +42,15 @@ SCALE = "brought to length or sum 1 afterwards: the scale does not count"
 ONE = "of one sample there is no distance: 0/0 is not above 0 and is replaced, and its slope is masked"
 SPEED = "both forms give the same value; which one is faster depends on the shapes"
 BOTH = "the two heads are there or neither is; it is written so for the type checker"
+ONE_SIZE = "resizing to its own size leaves a map as it is"
+SIGN = "the differences of two stages' vectors are the same with both signs turned; the sum's sign is the mean's"
 UNUSED = "differs only where torch.where takes the other side"
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("afd", "power = [f.square().sum(1) for f in ss]"): SCALE,
+    ("afd", "theirs = attention(g.square().sum(1), size_of(g))"): SCALE,
     ("ab", "return F.relu(margin - fires * s).square().flatten(1).sum(1)"): PROMOTES,
     ("at", "power: Tensor = SquareSum.apply(f) if self.p == 2 else f.abs().pow(self.p).mean(1)"): SCALE,
-    ("fsp", "a, b = ((h if h.shape[4:] == size else pool(h, size)).flatten(2) for h in (f, g))"): "pooling to its own "
-    "size leaves a map as it is",
+    ("fsp", "a, b = ((h if h.shape[4:] == size else pool(h, size)).flatten(2) for h in (f, g))"): ONE_SIZE,
     ("fitnet", "return F.mse_loss(mapped, t.float(), reduction='none').flatten(1).mean(1)"): PROMOTES,
     ("fitnet", "return F.mse_loss(mapped.float(), t, reduction='none').flatten(1).mean(1)"): PROMOTES,
     ("crcd", "if self.ours is None and self.theirs is None:"): BOTH,
@@ -57,6 +60,19 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("ft", "a, b = (a.square().mean(1), b.square().sum(1))"): SCALE,
     ("ofd", "s, t = (s, torch.maximum(t, margin[:, None, None]))"): PROMOTES,
     ("ofd", "mean = mu - sigma * density / below"): UNUSED,
+    ("kdsvd", "with torch.autocast(ss[1].device.type, enabled=False):"): "all maps are on one device",
+    ("kdsvd", "_, sigma, vh = torch.linalg.svd(x, full_matrices=True)"): "the first k are read, which are the same",
+    ("kdsvd", "v_t = v_t / torch.where(v_t.sum(1, keepdim=True) < 0, -1.0, 1.0)"): "times or over 1 or -1",
+    ("kdsvd", "v_t = v_t * torch.where(v_t.sum(1, keepdim=True) >= 0, -1.0, 1.0)"): SIGN,
+    ("kdsvd", "v_t = v_t * torch.where(v_t.mean(1, keepdim=True) < 0, -1.0, 1.0)"): SIGN,
+    ("kdsvd", "sigma = (x @ v_t).square().mean(1).sqrt()"): SCALE,
+    ("kdsvd", "cos = v_s.mT @ v_t"): "argmax and sign have no slope; autograd would carry zeros",
+    ("kdsvd", "gap = values[..., -k:].flip(1)[..., None, :] - values[..., :, None]"): "of two axes the last is 1",
+    (
+        "mlkd",
+        "samples, classes = (self.hard(sure.amax(1)), self.hard(sure.mean(0)))",
+    ): "a quantile does not see the scale",
+    ("reviewkd", "if x.shape[4:] != self.size:"): ONE_SIZE,
     ("nst", "if s.shape[2] <= c:"): SPEED,
     ("nst", "if s.shape[2] <= C:"): SPEED,
     ("rkd", "loss = self.distance_weight * difference.mean(1)"): "what it is added to is 0",

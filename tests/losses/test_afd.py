@@ -48,3 +48,19 @@ def test_sizes_are_the_published_ones():
     assert loss.bilinear[0].weight.shape == (2 * 128, 128)
     assert [len(k) for k in loss.keys] == [3, 3, 3]  # ReLU behind keys, not behind queries
     assert [len(q) for q in loss.queries] == [2, 2]
+
+
+def test_under_autocast_likeness_is_float32():
+    torch.manual_seed(0)
+    loss = AFD(S, T, dim=6)
+    s, t = maps(S), maps(T)
+    loss(s, t)
+    loss.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        weight = loss.weight(s, t)
+        keys = [loss.bilinear(key(f.mean((2, 3)))).double() for key, f in zip(loss.keys, s, strict=True)]
+        queries = [query(g.mean((2, 3))).double() for query, g in zip(loss.queries, t, strict=True)]
+    places = loss.places_t.double() @ loss.places_s.double().T
+    for i, query in enumerate(queries):
+        scores = torch.stack([(key.view(4, 2, 6)[:, i] * query).sum(1) for key in keys], 1) + places[i]
+        torch.testing.assert_close(weight[:, i].double(), (scores / 6**0.5).softmax(1), rtol=1e-5, atol=1e-6)

@@ -28,8 +28,8 @@ def contrast(z, bank, ids, index, constant):
     for b in range(len(ids)):
         for j, anchor in enumerate(bank[ids]):
             for k, i in enumerate(index[b]):
-                if i != ids[j]:
-                    r, m = z[b] - anchor, bank[i] - anchor
+                r, m = z[b] - anchor, bank[i] - anchor
+                if i != ids[j] and min(r.norm(), m.norm()) > 1e-3:  # else a relation without direction
                     cosines[b, j, k] = (r @ m) / (r.norm() * m.norm())
     h = torch.exp(cosines / TAU)
     constant = h.mean().detach() * len(bank) if constant is None else constant
@@ -76,6 +76,7 @@ def test_value_gradient_and_memory_over_steps_by_hand():
                 m[ids] = F.normalize(0.5 * m[ids] + 0.5 * z, dim=1)
         torch.testing.assert_close(memory.student.double(), m_s, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(memory.teacher.double(), m_t, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(memory.log_z.double(), torch.stack(constants).log(), rtol=1e-5, atol=1e-5)
 
 
 def autograd_slopes(v, head, y):
@@ -183,3 +184,49 @@ def test_gradients_of_the_labels_loss_are_float32_under_autocast():
 def _slope(v, head, y):
     v = v.clone().requires_grad_()
     return torch.autograd.grad(F.cross_entropy(head(v), y, reduction="sum"), v)[0]
+
+
+def relations(num_samples, dim):
+    torch.manual_seed(0)
+    part = CRCD((6,), (9,), num_samples, gradient="none", dim=dim, negatives=K, temperature=TAU).features
+    return part, part.memory.teacher
+
+
+def check_side(part, z, ids, index):
+    rows = part.side(z, "teacher", ids, index)
+    expected, _ = contrast(z.double(), part.memory.teacher.double(), ids, index, None)
+    torch.testing.assert_close(rows.double(), expected, rtol=1e-5, atol=1e-5)
+    return rows
+
+
+def test_under_autocast_relations_are_float32_and_any_length_of_a_vector_is_read():
+    part, _ = relations(N, 8)
+    ids = torch.arange(B)
+    index = torch.cat([ids[:, None], torch.randint(B, N, (B, K))], 1)
+    z = F.normalize(torch.randn(B, 8), dim=1) * torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0])[:, None]
+    check_side(part, z, ids, index)
+    with torch.autocast("cpu", torch.bfloat16):
+        check_side(part, z, ids, index)
+
+
+def test_a_batch_of_two_and_noise_as_rare_as_epsilon():
+    part, _ = relations(100_000, 2)
+    ids = torch.arange(2)
+    index = torch.tensor([[0, 5, 6, 7], [1, 8, 9, 10]])
+    check_side(part, F.normalize(torch.randn(2, 2), dim=1), ids, index)
+
+
+def test_relations_that_are_zero_but_for_rounding_have_no_direction():
+    n, d = 16, 64
+    part, bank = relations(n + 8, d)
+    bank.copy_(F.normalize(bank, dim=1))
+    ids = torch.arange(n)
+    index = torch.cat([ids[:, None], torch.randint(n, n + 8, (n, K))], 1)
+    z = (
+        bank[:n].clone().requires_grad_()
+    )  # each sample says what it said before: where the anchor is, nothing is between
+    steep = torch.autograd.grad(check_side(part, z.roll(1, 0), ids, index).sum(), z)[0]
+    assert steep.abs().max() < 100
+    part, bank = relations(n + 8, d)
+    bank.copy_(bank[:1] + 1e-8 * torch.randn_like(bank))  # everything that is remembered is at one place
+    check_side(part, F.normalize(torch.randn(n, d), dim=1), ids, index)

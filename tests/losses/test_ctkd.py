@@ -86,3 +86,18 @@ def test_by_instance_each_sample_has_its_own_temperature(logits):
     assert loss(s, t).mean() > before
     with pytest.raises(ModelError, match="shape of the logits"):
         CTKD("instance")
+
+
+def test_a_ramp_of_the_whole_training_and_of_nothing():
+    assert CTKD(ramp=1.0).strength(at(0.5)) == pytest.approx(0.5)
+    assert CTKD(ramp=0.0).strength(at(0.0)) == 1
+
+
+def test_half_precision_is_left_before_anything_is_computed(logits):
+    s, t = logits
+    half = s.detach().half()
+    loss = CTKD(standardize=True)
+    assert torch.equal(loss(half, t), loss(half.float(), t))
+    instance = CTKD("instance", s_shape=(5,))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert instance.temperature(s, t).dtype == torch.float32

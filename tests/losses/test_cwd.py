@@ -1,7 +1,9 @@
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from potstill.errors import ModelError
 from potstill.losses import CWD
 
 
@@ -33,3 +35,26 @@ def test_extreme_activations_are_finite():
     rows.sum().backward()
     assert rows.isfinite().all()
     assert s.grad.isfinite().all()
+
+
+ROW, COLUMN, SQUARE, POINT = (5, 1, 4), (5, 4, 1), (5, 4, 4), (5, 1, 1)
+
+
+@pytest.mark.parametrize(("s", "t"), [(POINT, SQUARE), (SQUARE, POINT), (ROW, COLUMN), (COLUMN, ROW), ((5,), (5,))])
+def test_a_single_position_is_refused(s, t):
+    with pytest.raises(ModelError, match=r"one position(.|\n)*fitnet"):
+        CWD(s, t)
+
+
+@pytest.mark.parametrize("shape", [ROW, COLUMN, (5, 2, 1), (5, 1, 2)])
+def test_two_positions_are_enough(shape):
+    torch.manual_seed(0)
+    assert (CWD(shape, shape)(torch.randn(2, *shape), torch.randn(2, *shape)) > 1e-3).all()
+
+
+def test_under_autocast_only_the_convolution_is_in_half_precision():
+    torch.manual_seed(0)
+    loss, s, t = CWD((3, 4, 4), (5, 4, 4), 3.0), torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        rows, mapped = loss(s, t), loss.align(s)
+    torch.testing.assert_close(rows, CWD((5, 4, 4), (5, 4, 4), 3.0)(mapped.float(), t))

@@ -5,6 +5,7 @@ import torch
 
 from potstill.errors import ModelError
 from potstill.losses import ICKD
+from potstill.losses._relations import inner
 from potstill.losses.ickd import products
 
 
@@ -52,9 +53,23 @@ def test_a_student_whose_channels_fire_like_the_teachers_has_loss_zero():
     assert loss(f, f.flip(1)).mean() > 0.1
 
 
-def test_vectors_are_refused():
+@pytest.mark.parametrize(("s", "t"), [((8,), (8,)), ((8, 2, 2), (8,)), ((8,), (8, 2, 2))])
+def test_vectors_are_refused(s, t):
     with pytest.raises(ModelError, match="maps"):
-        ICKD((8,), (8,))
+        ICKD(s, t)
+
+
+@pytest.mark.parametrize(("C", "s_positions", "t_positions"), [(12, 4, 9), (12, 9, 4), (3, 16, 16), (3, 9, 16)])
+def test_no_matrix_is_larger_than_the_smaller_form_needs(C, s_positions, t_positions, monkeypatch):
+    sizes = []
+
+    def counted(x, y=None):
+        sizes.append(inner(x, y).shape[1:].numel())
+        return inner(x, y)
+
+    monkeypatch.setattr("potstill.losses.ickd.inner", counted)
+    products(torch.randn(2, C, s_positions), torch.randn(2, C, t_positions))
+    assert max(sizes) <= C * min(C, max(s_positions, t_positions))
 
 
 def test_tokens_are_maps_of_their_dimensions():

@@ -4,7 +4,7 @@ import statistics
 import pytest
 import torch
 
-from potstill.losses import ITRD
+from potstill.losses import ITRD, itrd
 
 
 def correlation(a, b, alpha):
@@ -18,13 +18,13 @@ def correlation(a, b, alpha):
 
 
 def mutual(a, b):
-    a, b = ([[x / math.hypot(*v) for x in v] for v in m.double().tolist()] for m in (a, b))
+    a, b = ([[x / (math.hypot(*v) or 1) for x in v] for v in m.double().tolist()] for m in (a, b))
     B = len(a)
 
     def dot(m, i, j):
         return sum(x * y for x, y in zip(m[i], m[j], strict=True))
 
-    trace = sum(dot(a, i, i) for i in range(B)), sum(dot(a, i, i) * dot(b, i, i) for i in range(B))
+    trace = sum(dot(a, i, i) for i in range(B)) or 1, sum(dot(a, i, i) * dot(b, i, i) for i in range(B)) or 1
     return [
         B * sum((dot(a, i, j) / trace[0]) ** 2 - (dot(a, i, j) * dot(b, i, j) / trace[1]) ** 2 for j in range(B))
         for i in range(B)
@@ -61,3 +61,20 @@ def test_dead_features_and_identical_samples_get_no_huge_gradient():
         perfect.embed.bias.zero_()
     t = torch.randn(6, 4)
     assert perfect(t, t).isfinite().all()  # the logarithm's argument has the floor B^(-2 alpha) a dimension
+
+
+def test_vectors_of_zero_are_in_no_trace():
+    torch.manual_seed(2)
+    a, b = torch.randn(6, 3), torch.randn(6, 4)
+    a[1], b[2], b[3] = 0, 0, 0
+    for x, y in ((a, b), (b, a), (a[:1], b[:1]), (a[1:2], b[1:2]), (a[2:3], b[2:3]), (a[1:4], b[1:4])):
+        torch.testing.assert_close(itrd.mutual(x, y), torch.tensor(mutual(x, y)), rtol=1e-4, atol=1e-5)
+
+
+def test_under_autocast_only_the_linear_layer_is_in_half_precision():
+    torch.manual_seed(0)
+    loss, s, t = ITRD((6,), (6,)), torch.randn(5, 6), torch.randn(5, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        rows, a = loss(s, t), loss.embed(s)
+    expected = torch.tensor([2 * correlation(a, t, 1.01) + row for row in mutual(s, t)])
+    torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-4)

@@ -100,3 +100,53 @@ def test_unequal_channels_and_single_maps_are_refused_with_a_way_out():
         KDSVD([(3, 4, 4), (5, 2, 2)], [(3, 4, 4), (6, 2, 2)])
     with pytest.raises(ModelError, match="two spots"):
         KDSVD((3, 4, 4), (3, 4, 4))
+
+
+def test_more_vectors_than_a_map_has_are_refused():
+    with pytest.raises(ModelError, match=r"k=3(.|\n)*has 2"):
+        KDSVD([(5, 4, 4), (5, 2, 1)], [(5, 4, 4), (5, 2, 1)], k=3)
+    with pytest.raises(ModelError, match=r"k=3(.|\n)*has 2"):
+        KDSVD([(2, 4, 4), (5, 4, 4)], [(2, 4, 4), (5, 4, 4)], k=3)
+    KDSVD([(3, 4, 4), (5, 3, 1)], [(3, 4, 4), (5, 3, 1)], k=3)
+
+
+@pytest.mark.parametrize("signs", ["solver", "positive"])
+def test_no_gradient_reaches_the_teacher(signs):
+    torch.manual_seed(0)
+    s, t = ([torch.randn(2, 6, 3, 3, requires_grad=True), torch.randn(2, 8, 2, 2, requires_grad=True)] for _ in "st")
+    KDSVD(shapes(s), shapes(t), signs=signs)(s, t).sum().backward()
+    assert all(f.grad is not None for f in s)
+    assert all(g.grad is None for g in t)
+
+
+@pytest.mark.parametrize(("n", "m"), [(3, 7), (7, 3)])
+def test_the_smaller_gram_matrix_is_decomposed(n, m, monkeypatch):
+    sizes = []
+
+    def counted(gram, k):
+        sizes.append(gram.shape[-1])
+        return first_eigenvectors(gram, k)
+
+    monkeypatch.setattr("potstill.losses.kdsvd.first_eigenvectors", counted)
+    assert first_right(torch.randn(1, n, m), 2).shape == (1, m, 2)
+    assert sizes == [3]
+
+
+def test_a_direction_that_the_map_hardly_has_is_short_by_a_constant():
+    """The second singular value is 1e-4 of the first: its vector gets 1e-4 / 1e-3 of the length, a tenth."""
+    a, b = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (10.0, 0.001))
+    x = torch.stack([torch.stack([a, a * 0, a * 0]), torch.stack([b * 0, b, b * 0])])[None]
+    length = first_right(x, 2)[0, :, 1].norm()
+    assert length.item() == pytest.approx(0.1)
+    by_a, by_b = torch.autograd.grad(length, (a, b))
+    assert by_a.abs() < 1e-9  # what it is divided by is a constant
+    assert by_b.item() == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(("top", "gap"), [(4.0, 4e-5), (1e-7, 2e-12)])
+def test_the_backward_is_bounded_where_eigenvalues_are_close(top, gap):
+    gram = torch.diag(torch.tensor([top, top - gap, top / 4], dtype=torch.float64))[None].requires_grad_()
+    first_eigenvectors(gram, 1)[0, 1, 0].backward()
+    bound = 1e-5 * top + 1e-12
+    assert gram.grad[0, 0, 1].abs().item() == pytest.approx(gap / (gap**2 + bound**2) / 2, rel=1e-3)
+    assert torch.equal(gram.grad, gram.grad.mT)

@@ -74,3 +74,13 @@ def test_standardized_ignores_shift_and_scale():
     loss = MLKD(standardize=True)
     torch.testing.assert_close(loss(3 * s + 1, t), loss(s, t), rtol=1e-3, atol=1e-4)
     assert not torch.allclose(MLKD()(3 * s + 1, t), MLKD()(s, t), rtol=1e-3)
+
+
+def test_one_view_may_come_in_a_list_on_either_side_and_none_is_refused():
+    torch.manual_seed(3)
+    s, t = torch.randn(5, 4), torch.randn(5, 4)
+    loss = MLKD()
+    for ss, ts in ((s, [t]), ([s], t)):
+        assert torch.equal(loss(ss, ts), loss(s, t))
+    with pytest.raises(ModelError, match="views"):
+        loss([], [])

@@ -45,3 +45,12 @@ def test_a_vanishing_variance_is_bounded():
     rows.sum().backward()
     assert rows.isfinite().all()
     assert s.grad.isfinite().all()
+
+
+def test_another_loss_needs_no_regressor_and_the_variance_is_float32_under_autocast():
+    assert isinstance(PAD((3, 4, 4), (5, 4, 4), NST()).regressor, nn.Identity)
+    torch.manual_seed(0)
+    loss, s, t = PAD((4,), (4,)), torch.randn(6, 4), torch.randn(6, 4)
+    exact = loss(s, t)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(loss(s, t), exact)

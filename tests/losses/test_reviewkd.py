@@ -55,3 +55,12 @@ def test_hcl_by_hand(size):
 def test_refuses_to_drop_stages():
     with pytest.raises(ModelError, match="as many"):
         ReviewKD([(3, 8, 8), (5, 4, 4)], [(4, 8, 8)])
+
+
+def test_the_width_and_how_the_convolutions_are_drawn():
+    """Uniform in ±sqrt(3 / fan_in), as in the authors' code; torch draws in a third of that."""
+    assert ReviewKD([(3, 8, 8), (7,)], [(4, 8, 8), (9,)], width=2).fusions[0].enter[0].out_channels == 2
+    torch.manual_seed(0)
+    for convolution in ((fusion := ReviewKD((64, 4, 4), (80, 4, 4)).fusions[0]).enter[0], fusion.leave[0]):
+        bound = (3 / convolution.weight[0].numel()) ** 0.5
+        assert 0.99 * bound < convolution.weight.abs().max() <= bound

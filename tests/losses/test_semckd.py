@@ -44,3 +44,15 @@ def test_a_sample_is_judged_alone_whatever_the_batch():
 def test_projectors_have_the_published_form():
     kernels = [tuple(m.weight.shape) for m in SemCKD(S, T).projectors[1] if isinstance(m, torch.nn.Conv2d)]
     assert kernels == [(12, 3, 1, 1), (12, 12, 3, 3), (6, 12, 1, 1)]
+
+
+def test_under_autocast_likeness_is_float32():
+    torch.manual_seed(0)
+    loss = SemCKD(S, T)
+    s, t = maps(S), maps(T)
+    with torch.autocast("cpu", torch.bfloat16):
+        weight = loss.weight(s, t)
+        q = torch.stack([embed(f.mean((2, 3))) for embed, f in zip(loss.queries, s, strict=True)], 1).double()
+        k = torch.stack([embed(g.mean((2, 3))) for embed, g in zip(loss.keys, t, strict=True)], 1).double()
+    expected = F.cosine_similarity(q[:, :, None], k[:, None], dim=3).softmax(2)
+    torch.testing.assert_close(weight.double(), expected, rtol=1e-5, atol=1e-6)

@@ -49,3 +49,8 @@ def test_two_sure_nets_and_no_label_give_zero():
     assert rows == 0
     assert z.grad.isfinite().all()
     assert WSLD()(torch.randn(1, 3), torch.randn(1, 3), batch([-1])) == 0
+
+
+def test_a_teacher_without_any_doubt_teaches_with_the_full_weight():
+    s, t = torch.zeros(1, 3), torch.tensor([[450.0, 0.0, 0.0]])  # its cross-entropy is 0
+    torch.testing.assert_close(WSLD(1.0)(s, t, batch([0])), torch.tensor([math.log(3)]))

@@ -31,4 +31,4 @@ class Distance(Loss):
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
         f, g = (as_list(x)[-1].mean((2, 3)) for x in (s, t))
-        return F.mse_loss(self.regressor(f).float(), g, reduction="none").mean(1)
+        return F.mse_loss(self.regressor(f), g, reduction="none").mean(1)

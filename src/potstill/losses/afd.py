@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.losses._maps import BatchNorm, Features, Shapes, as_list, map_shapes
-from potstill.losses._relations import unit
+from potstill.losses._relations import inner, unit
 from potstill.losses.base import Loss
 from potstill.ranges import Count
 from potstill.types import Batch
@@ -64,9 +64,8 @@ class AFD(Loss):
         queries = torch.stack([query(g.mean((2, 3))) for query, g in zip(self.queries, ts, strict=True)], 1)
         B, S, d = keys.shape
         keys = self.bilinear(keys.flatten(0, 1)).view(B, S, -1, d)
-        with torch.autocast(keys.device.type, enabled=False):
-            match = torch.einsum("bstd,btd->bts", keys.float(), queries.float()) + self.places_t @ self.places_s.mT
-            return F.softmax(match / math.sqrt(d), dim=2)
+        match = (keys.float() * queries[:, None]).sum(3).mT + inner(self.places_t, self.places_s)
+        return F.softmax(match / math.sqrt(d), dim=2)
 
 
 def size_of(f: Tensor) -> tuple[int, int]:

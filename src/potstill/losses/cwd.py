@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from potstill.errors import ModelError
 from potstill.losses._logits import kl
-from potstill.losses._maps import as_map, at_one_size, map_shape
+from potstill.losses._maps import as_map, at_one_size, map_shape, smaller
 from potstill.losses.base import Loss
 from potstill.ranges import Positive
 from potstill.types import Batch, Shape
@@ -38,13 +38,13 @@ class CWD(Loss):
     def __init__(self, s_shape: Shape, t_shape: Shape, temperature: Positive = 4.0) -> None:
         super().__init__()
         self.temperature = temperature
-        (c, *s_size), (C, *t_size) = map_shape(s_shape), map_shape(t_shape)
-        if min(s_size[0], t_size[0]) * min(s_size[1], t_size[1]) == 1:
+        one, other = map_shape(s_shape), map_shape(t_shape)
+        if smaller(one, other) == (1, 1):
             raise ModelError(
                 f"CWD compares where in a map the mass is, and at one position, {tuple(s_shape)} and {tuple(t_shape)}, it is 0",
                 hint="fitnet or vid at this spot, or losses.NAME.at=[student_spot, teacher_spot] of larger maps",
             )
-        self.align = nn.Identity() if c == C else nn.Conv2d(c, C, 1)
+        self.align = nn.Identity() if one[0] == other[0] else nn.Conv2d(one[0], other[0], 1)
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
         f, g = at_one_size(as_map(s), as_map(t))

@@ -46,7 +46,7 @@ class ICKD(Loss):
         self.embed = nn.Sequential(conv(map_shape(s_shape)[0], C), BatchNorm(C))
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
-        f, h = channels(self.embed(as_map(s).float())), channels(as_map(t))
+        f, h = channels(self.embed(as_map(s))), channels(as_map(t))
         ff, hh, fh = products(f, f), products(h, h), products(f, h)
         of_f, of_h = inverse_root(ff), inverse_root(hh)
         # |u - v|² = |u|² + |v|² - 2 uv for rows of length 1, or 0 where a channel is dead

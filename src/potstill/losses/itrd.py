@@ -72,7 +72,6 @@ def mutual(a: Tensor, b: Tensor) -> Tensor:
     """The shared information that the student lacks, row by row, of vectors (B, D) and (B, D')."""
     a, b = unit(a), unit(b)
     alone, joint = inner(a), inner(a) * inner(b)
-    # traces: the numbers of vectors that are not 0
-    some = (a.square().sum(1).detach(), (a.square().sum(1) * b.square().sum(1)).detach())
-    alone, joint = alone / some[0].sum().clamp_min(1.0), joint / some[1].sum().clamp_min(1.0)
+    some_a, some_b = a.any(1), b.any(1)  # a trace is the number of vectors that are not 0
+    alone, joint = alone / some_a.sum().clamp_min(1), joint / (some_a & some_b).sum().clamp_min(1)
     return len(a) * (alone.square() - joint.square()).sum(1)

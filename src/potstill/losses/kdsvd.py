@@ -39,7 +39,7 @@ class KDSVD(Loss):
     (between those the gradient is 0 here, they have no direction of their own); maps need not be square.
 
     Raises:
-        ModelError: the channels differ, or there are not two maps or more.
+        ModelError: the channels differ, or there are not two maps or more, or one has fewer than k vectors.
 
     Paper: Lee, Kim, Song, ECCV 2018, arXiv 1807.06819
     """
@@ -56,6 +56,11 @@ class KDSVD(Loss):
             raise ModelError(
                 f"KDSVD needs as many channels in the student's maps as in the teacher's, got {s_channels} and {t_channels}",
                 hint="use nst or at, which compare maps of any channels, or vid, which learns an adapter",
+            )
+        fewest = min(min(t[0], t[1] * t[2]) for _, t in pairs)
+        if k > fewest:
+            raise ModelError(
+                f"KDSVD is to compare k={k} vectors, but a map of the teacher has {fewest}", hint="losses.kdsvd.k=1"
             )
         self.k, self.signs = k, signs
 

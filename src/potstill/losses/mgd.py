@@ -49,7 +49,7 @@ class MGD(Loss):
         f, g = at_one_size(as_map(s), as_map(t))
         f = self.align(f)
         again = self.generate(f * self.kept(f) if self.training else f)
-        return F.mse_loss(again.float(), g, reduction="none").flatten(1).sum(1)
+        return F.mse_loss(again, g, reduction="none").flatten(1).sum(1)
 
     @torch.compiler.disable
     def kept(self, f: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class MLKD(Loss):
         self.temperatures, self.hardest, self.standardize = tuple(temperatures), hardest, standardize
 
     def forward(self, s: Tensor | Sequence[Tensor], t: Tensor | Sequence[Tensor], batch: Batch | None = None) -> Tensor:
-        ss, ts = ([s], [t]) if isinstance(s, Tensor) and isinstance(t, Tensor) else (list(s), list(t))
+        ss, ts = ([z] if isinstance(z, Tensor) else list(z) for z in (s, t))
         if len(ss) != len(ts) or not ss:
             raise ModelError(f"MLKD needs as many views of the teacher as of the student, got {len(ts)} and {len(ss)}")
         for one, other in zip(ss, ts, strict=True):
@@ -79,8 +79,8 @@ class MLKD(Loss):
 
     def scaled(self, z: Tensor, T: Tensor) -> Tensor:
         """Logits at every temperature, (temperatures, B, C)."""
-        return (standardized(z.float()) if self.standardize else z.float()) / T
+        return (standardized(z.float()) if self.standardize else z) / T  # T, a float32 tensor, widens halves
 
     def hard(self, confidence: Tensor) -> Tensor:
-        """1 where the confidence is at most the quantile, else 0."""
-        return (confidence <= torch.quantile(confidence, self.hardest)).float()
+        """Whether the confidence is at most the quantile."""
+        return confidence <= torch.quantile(confidence, self.hardest)

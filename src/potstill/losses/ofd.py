@@ -98,7 +98,7 @@ def margin(weight: Tensor, bias: Tensor) -> Tensor:
     :math:`E[x | x < 0] = \mu - \sigma \varphi(\mu/\sigma) / \Phi(-\mu/\sigma)` with :math:`\mu` the bias and :math:`\sigma`
     the absolute weight; :math:`-3\sigma` where fewer than one in a thousand are negative, as in the authors' code.
     """
-    sigma = weight.detach().double().abs().clamp_min(1e-12)
+    sigma = weight.detach().double().abs()
     mu = bias.detach().double()
     below = torch.special.ndtr(-mu / sigma)
     density = torch.exp(-0.5 * (mu / sigma).square()) / math.sqrt(2 * math.pi)

@@ -47,7 +47,7 @@ class PAD(Loss):
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
         f, g = (as_list(x)[-1].mean((2, 3)) for x in (s, t))
-        distance = (self.regressor(f).float() - g).square() if self.loss is None else self.loss(s, t, batch)[:, None]
+        distance = (self.regressor(f) - g).square() if self.loss is None else self.loss(s, t, batch)[:, None]
         with torch.autocast(f.device.type, enabled=False):
             v = self.log_variance(f)
             return (distance / (v.exp() + EPS) + v).mean(1)

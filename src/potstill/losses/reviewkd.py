@@ -71,11 +71,11 @@ class ABF(nn.Module):
         for c in (enter, leave):
             nn.init.kaiming_uniform_(c.weight, a=1)
         self.enter, self.leave = nn.Sequential(enter, BatchNorm(width)), nn.Sequential(leave, BatchNorm(t[0]))
-        self.attention = nn.Conv2d(2 * width, 2, 1) if fuse else None
+        self.attention = nn.Conv2d(2 * width, 2, 1) if fuse else nn.Identity()  # of the deepest, never asked
 
     def forward(self, f: Tensor, below: Tensor | None) -> tuple[Tensor, Tensor]:
         x = self.enter(f)
-        if self.attention is not None and below is not None:
+        if below is not None:
             below = F.interpolate(below, x.shape[2:], mode="nearest")
             z = self.attention(torch.cat([x, below], 1)).sigmoid()
             x = x * z[:, :1] + below * z[:, 1:]
@@ -86,7 +86,6 @@ class ABF(nn.Module):
 
 def hcl(s: Tensor, t: Tensor) -> Tensor:
     """The hierarchical context loss of maps of one shape (B, C, H, W) for each sample, (B,)."""
-    s = s.float()
     total, weights = F.mse_loss(s, t, reduction="none").flatten(1).mean(1), 1.0
     pools = [size for size in (4, 2, 1) if size < s.shape[2]]
     for size, weight in zip(pools, (1 / 2, 1 / 4, 1 / 8), strict=False):

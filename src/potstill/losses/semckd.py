@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.losses._maps import BatchNorm, Features, Shapes, as_list, at_one_size, conv, map_shapes
-from potstill.losses._relations import unit
+from potstill.losses._relations import inner, unit
 from potstill.losses.base import Loss
 from potstill.ranges import Count, Positive
 from potstill.types import Batch
@@ -53,7 +53,7 @@ class SemCKD(Loss):
         distances = []
         for (f, g), project in zip(product(ss, ts), self.projectors, strict=True):
             a, b = at_one_size(f, g)
-            distances.append(F.mse_loss(project(a).float(), b, reduction="none").flatten(1).mean(1))
+            distances.append(F.mse_loss(project(a), b, reduction="none").flatten(1).mean(1))
         distance = torch.stack(distances, 1).unflatten(1, (len(ss), len(ts)))
         return (self.weight(ss, ts) * distance).sum((1, 2)) / len(ss)
 
@@ -61,8 +61,7 @@ class SemCKD(Loss):
         """How much each student map learns from each teacher map, (B, student's, teacher's); sums to 1 over the teacher's."""
         queries = torch.stack([q(f.mean((2, 3))) for q, f in zip(self.queries, ss, strict=True)], 1)
         keys = torch.stack([k(g.mean((2, 3))) for k, g in zip(self.keys, ts, strict=True)], 1)
-        with torch.autocast(queries.device.type, enabled=False):
-            return F.softmax(unit(queries.float()) @ unit(keys.float()).mT / self.softness, dim=2)
+        return F.softmax(inner(unit(queries.float()), unit(keys.float())) / self.softness, dim=2)
 
 
 def embed(c: int, dim: int) -> nn.Sequential:
