@@ -34,7 +34,7 @@ MAY = {
     "checkpoint": BASE,
     "watch": BASE | {"checkpoint"},
     "engine": BASE | {"checkpoint", "watch"},
-    "compiled": SCHEME,
+    "compiled": SCHEME | {"teacher"},
     "optim": BASE,
     "runs": BASE,
     "console": set(),
@@ -76,9 +76,11 @@ def test_every_part_is_listed() -> None:
         "evaluate",
         "keep",
         "outcome",
+        "pace",
         "prepare",
         "rehearse",
         "run",
+        "search",
         "trial",
     }
     top = {"__init__", "_version", "cli", "commands", "doctor", *jobs}  # know everybody

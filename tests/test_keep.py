@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import potstill
 from potstill.cache import Shelf
-from potstill.errors import ConfigError
+from potstill.config.load import resolve
+from potstill.errors import ConfigError, ModelError
+from potstill.keep import forecast
+from potstill.prepare import losses_of, prepare
 from potstill.taps import Frozen
 
 
@@ -52,7 +56,13 @@ def test_a_run_fills_its_cache_and_the_next_one_does_not_ask(
     assert filling >= 2 * row["samples"]
     asked.clear()
     second = distil(teacher_run, tmp_path, "second", cache=cache)
-    assert sum(asked) < row["samples"], "only the preflight and the check of 1 % ask"
+    probes = 3 * (8 + 8 + 4 + 8)  # what a preflight asks about a few pictures; 32 are verified
+    assert sum(asked) <= probes + 32, "nothing in the rehearsal, nothing in the training"
+    text = "\n".join(second.facts["preflight"])
+    assert "100 % there" in text
+    assert "32 of its records are what the teacher says now" in text
+    assert "the teacher does not run" in text
+    assert ", 0 % there; saves 33 % of the teacher's work" in "\n".join(first.facts["preflight"])
     monkeypatch.undo()
     plain = distil(teacher_run, tmp_path / "apart", "plain", control=True)  # controls of one folder are shared
     alone = [[json.loads(row)["train"] for row in journal(run)] for run in (first, plain)]
@@ -60,6 +70,50 @@ def test_a_run_fills_its_cache_and_the_next_one_does_not_ask(
     assert alone[0] == alone[1], "the student alone is not kept to the teacher's few views"
     a, b = weights(first), weights(second)
     assert all((a[k] == b[k]).all() for k in a)
+
+
+def look(teacher: Path | str, cache: Any, world: int = 1, **flags: Any) -> str:
+    """What the preflight of a run says of its cache."""
+    given = {
+        "teacher.model": str(teacher),
+        "student.model": "zoo:cnn(widths=(4, 8))",
+        "method": "at+kd",
+        "cache": cache,
+    }
+    ready = prepare(resolve([], [], {**given, **flags}, "distill").config)
+    built = ready.build(ready.student(0), losses_of(ready.config), ready.teacher)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(ready.fabric), "world_size", world)
+        return "\n".join(forecast(ready, [(built.scheme, 3)]))
+
+
+def test_a_finished_cache_serves_one_teacher_one_augmentation_one_precision(
+    teacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = {"views": 1, "dir": str(tmp_path / "c")}
+    with pytest.raises(ConfigError, match="several processes"):
+        look(teacher_run, cache, world=2)
+    monkeypatch.setattr(sys.modules["potstill.cache.key"], "fingerprint", lambda net: "the same")
+    distil(teacher_run, tmp_path, "first", cache=cache, epochs=1)
+    assert "does not run" in look(teacher_run, cache, world=2)
+    assert ", 0 % there" in look(teacher_run, cache, **{"data.augment.pad": 2})
+    assert ", 0 % there" in look(teacher_run, cache, **{"teacher.speed": "fast"})
+    save_file(
+        {k: 1.5 * v for k, v in load_file(teacher_run / "student.safetensors").items()}, tmp_path / "t.safetensors"
+    )
+    other = {"teacher.weights": str(tmp_path / "t.safetensors"), "allow_weak_teacher": True}
+    with pytest.raises(ModelError, match="not of this teacher"):
+        look("zoo:cnn(widths=(12, 24))", cache, **other)
+    monkeypatch.undo()
+    assert ", 0 % there" in look("zoo:cnn(widths=(12, 24))", cache, **other)
+
+
+def test_maps_that_would_take_too_much_are_refused_with_their_size(teacher_run: Path, tmp_path: Path) -> None:
+    cache = {"views": 2, "dir": str(tmp_path / "c"), "limit": 0.001}
+    with pytest.raises(ConfigError, match=r"would take \d.* MB, allowed are 1 MB; .*stage1 1.54 kB") as error:
+        distil(teacher_run, tmp_path, "x", cache=cache)
+    assert "cache.limit" in str(error.value)
+    assert not list((tmp_path / "c").rglob("records.bin"))
 
 
 def test_blended_pictures_are_refused_before_anything_runs(teacher_run: Path, tmp_path: Path) -> None:

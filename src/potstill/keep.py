@@ -5,86 +5,150 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 
-import torch
-
-from potstill.cache.codec import Layout
-from potstill.cache.net import REFUSALS, Cached, why_not
-from potstill.cache.shelf import Plan, Shelf, estimate, install, size
+from potstill.cache.net import CLOSE, REFUSALS, Cached
+from potstill.cache.place import Place, Plan, estimate, place
+from potstill.cache.shelf import Shelf, size
 from potstill.errors import ConfigError, MachineError
 from potstill.losses import AB
 from potstill.models.net import Net
+from potstill.pace import speed_of
 from potstill.prepare import Ready, label, second_of
 from potstill.schemes.scheme import Scheme
 from potstill.schemes.spot_adaptive import SpotAdaptive
-from potstill.taps import Frozen
+from potstill.taps import Frozen, Tapped
+
+Schemes = Iterable[Scheme | SpotAdaptive]
 
 
-def forecast(ready: Ready, schemes: Iterable[Scheme | SpotAdaptive]) -> None:
-    """Say what the caches of a run will cost and bring; nothing is written.
+def forecast(ready: Ready, schemes: Iterable[tuple[Scheme | SpotAdaptive, int]]) -> list[str]:
+    """What the caches of a run will cost and bring, in lines; nothing is written. A finished one is verified, and put in its
+    teacher's place at once.
+
+    Args:
+        schemes: on their device, each with its epochs in the whole run.
 
     Raises:
         ConfigError: the teacher's answers cannot be kept: says why.
         MachineError: the disk is too small.
+        ModelError: what is kept is not what the teacher says.
     """
-    c, data = ready.config.cache, ready.splits.train
-    root, need = Shelf(c.dir).root.parent, 0
-    for scheme, live in _taught(ready, schemes):
-        layout = Layout.of(live(_pictures(ready)), c.dtype, _signs(scheme))
-        here, saved = estimate(layout, len(data), c.views, ready.config.epochs * ready.config.seeds)
-        need += here
-        ready.say(
-            f"cache    {c.views} views of {len(data):,} pictures, {size(layout.nbytes)} each: {size(here)}; "
-            f"saves {100 * saved:.0f} % of the teacher's work"
+    c, epochs, lines = ready.config.cache, dict(schemes), list[str]()
+    need = 0
+    for scheme, live in taught(ready, epochs):
+        at = ready.places[_spots(live)] = _place(ready, scheme, live)
+        if at.finished:
+            lines += _put(ready, scheme, live, at)
+            lines.append("         the teacher does not run: all that is asked of it is kept")
+            continue
+        if ready.fabric.world_size > 1:
+            raise _refused("several processes cannot fill one cache", "potstill cache build ... with one, then this")
+        here, saved = at.nbytes, estimate(at.layout, at.records, at.left / len(at.data), epochs[scheme])[1]
+        need += here * (at.left == at.records)
+        lines.append(
+            f"cache    {c.views} views of {len(at.data):,} pictures, {size(at.layout.nbytes)} each: {size(here)}, "
+            f"{100 - 100 * at.left / at.records:.0f} % there; saves {100 * saved:.0f} % of the teacher's work"
         )
-    if need > (free := shutil.disk_usage(root).free):
+        if here > c.limit * 1e9:
+            spots = ", ".join(f"{spot} {size(f.nbytes)}" for spot, f in at.layout.fields.items())
+            raise _refused(
+                f"that would take {size(here)}, allowed are {size(c.limit * 1e9)}; of each view of a picture {spots}",
+                "cache.views=1, a method that reads smaller spots, a larger cache.limit (GB), or cache=false",
+            )
+    _free(ready, epochs)
+    root = Shelf(c.dir).root.parent
+    if need and need > (free := shutil.disk_usage(root).free):
         raise MachineError(
             f"the cache needs {size(need)}, {size(free)} are free on the disk of {root}",
             hint="cache.views=1, cache.dtype=int8, another cache.dir, or cache=false",
         )
+    return lines
 
 
-def keep(ready: Ready, schemes: Iterable[Scheme | SpotAdaptive], teacher: Net | None) -> tuple[list[Cached], list[str]]:
+def keep(ready: Ready, schemes: Schemes, teacher: Net | None) -> tuple[list[Cached], list[str]]:
     """Put caches in the places of the schemes' frozen teachers; they, to be closed at the end, and lines that say so."""
-    put, lines = [], []
-    for scheme, live in _taught(ready, schemes):
-        c = ready.config.cache
-        with ready.fabric.autocast():
-            cached, said = install(
-                live,
-                Plan(c.views, c.dtype, {}, _signs(scheme), c.dir),
-                _pictures(ready),
-                data=ready.splits.train,
-                fingerprint=ready.splits.fingerprint,
-                views=ready.views,
-                precision=str(ready.fabric.strategy.precision.precision),
-                name=label(teacher) if teacher else "teacher",
-            )
-        scheme.nets["teacher"] = cached
-        put.append(cached)
-        lines += said
+    put, lines = list[Cached](), list[str]()
+    for scheme, live in taught(ready, schemes):
+        at = ready.places.get(_spots(live))
+        known = at is not None  # verified by forecast if it was finished; what came since is of this teacher
+        at = at or _place(ready, scheme, live)
+        lines += _put(ready, scheme, live, at, teacher, write=True, verify=not (known and at.finished))
+        put.append(scheme.nets["teacher"])  # type: ignore[arg-type]
+    _free(ready, schemes)
     return put, lines
 
 
-def _taught(ready: Ready, schemes: Iterable[Scheme | SpotAdaptive]) -> list[tuple[Scheme, Frozen]]:
-    """The schemes whose teacher is asked, where the user wants its answers kept, and can have that."""
+def taught(ready: Ready, schemes: Schemes) -> list[tuple[Scheme, Frozen]]:
+    """The schemes whose teacher is asked, where the user wants its answers kept.
+
+    Raises:
+        ConfigError: that cannot be.
+    """
     found: list[tuple[Scheme, Frozen]] = []
     for scheme in schemes if ready.config.cache.on else ():
-        reason = None if type(scheme) is Scheme else REFUSALS["routes"]
+        if not isinstance(scheme, Scheme):
+            raise _refused(REFUSALS["routes"])
         if second_of(ready.config, ready.splits) is not None:
-            reason = "a method compares two views of each picture, and only one is kept"
-        if ready.fabric.world_size > 1:
-            reason = "several processes cannot fill one cache yet"
-        live = scheme.nets["teacher"] if reason is None and "teacher" in scheme.active else None
-        if isinstance(live, Frozen) and isinstance(scheme, Scheme):
-            reason = why_not(ready.splits.train, ready.views, live, _pictures(ready))
+            raise _refused("a method compares two views of each picture, and only one is kept")
+        live = scheme.nets["teacher"] if "teacher" in scheme.active else None
+        if isinstance(live, Frozen):
             found.append((scheme, live))
-        if reason:
-            raise ConfigError(f"the teacher's answers cannot be kept: {reason}", where="cache", hint="cache=false")
     return found
 
 
-def _pictures(ready: Ready) -> torch.Tensor:
-    return ready.example(min(8, len(ready.splits.train))).to(ready.fabric.device)
+def _free(ready: Ready, schemes: Schemes) -> None:
+    """Take the teacher off the device where no scheme asks it any more."""
+    nets = [scheme.nets["teacher"] for scheme in schemes if "teacher" in scheme.active]
+    asked = [net for net in nets if not isinstance(net, Cached) or net.live is not None]
+    if ready.teacher is not None and not asked:
+        ready.teacher.module.cpu()
+
+
+def _spots(live: Frozen) -> tuple[str, ...]:
+    assert isinstance(live.net, Tapped)
+    return live.net.spots
+
+
+def _refused(reason: str, hint: str = "cache=false") -> ConfigError:
+    return ConfigError(f"the teacher's answers cannot be kept: {reason}", where="cache", hint=hint)
+
+
+def _place(ready: Ready, scheme: Scheme, live: Frozen) -> Place:
+    """By the teacher as it was given: what made it faster, and how much it may change, is in the precision."""
+    c, teacher, speed = ready.config.cache, ready.teacher, speed_of(ready)
+    assert teacher is not None
+    with ready.fabric.autocast():
+        return place(
+            live,
+            Plan(c.views, c.dtype, {}, _signs(scheme), c.dir),
+            ready.example(min(8, len(ready.splits.train))).to(ready.fabric.device),
+            data=ready.splits.train,
+            fingerprint=ready.splits.fingerprint,
+            views=ready.views,
+            precision=ready.fabric.strategy.precision.precision + ("" if speed == "exact" else f", {speed}"),
+            given=Tapped(teacher.module, _spots(live), teacher.preprocess, ready.teacher_order),
+        )
+
+
+def _put(
+    ready: Ready,
+    scheme: Scheme,
+    live: Frozen,
+    at: Place,
+    teacher: Net | None = None,
+    write: bool = False,
+    verify: bool = True,
+) -> list[str]:
+    """Put the cache where the teacher stood; lines that say so."""
+    exact = speed_of(ready) != "fast" and ready.fabric.strategy.precision.precision == "32-true"
+    with ready.fabric.autocast():
+        scheme.nets["teacher"], lines = at.open(
+            live,
+            name=label(teacher) if teacher else "teacher",
+            verify=verify,
+            write=write,
+            close=CLOSE if exact else 5 * CLOSE,  # bf16: a sample may be farther off than most
+        )
+    return lines
 
 
 def _signs(scheme: Scheme) -> dict[str, str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from potstill import cost
 from potstill.adaptive import adaptive
+from potstill.cache.place import Place
 from potstill.config.schema import Config, ModelConfig
 from potstill.data.arrays import Splits
 from potstill.data.datasets import LiveData
@@ -55,7 +56,8 @@ class Objects:
 class Ready:
     """All that the trials of a run share.
 
-    ``sped`` is the live teacher as it runs, by the spots that are heard; ``paced`` what a run that goes on had chosen.
+    ``sped`` is the live teacher as it runs, by the spots that are heard; ``paced`` what a run that goes on had chosen;
+    ``places`` where its answers are kept.
     """
 
     config: Config
@@ -69,6 +71,7 @@ class Ready:
     teacher_measures: dict[str, dict[str, float]] = field(default_factory=dict)
     channels_last: bool = True
     sped: dict[tuple[str, ...], Sped] = field(default_factory=dict)
+    places: dict[tuple[str, ...], Place] = field(default_factory=dict)
     paced: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -321,7 +324,7 @@ def adopt(ready: Ready, net: Net) -> None:
     """Take ``net`` as the teacher: hold its classes against the data's, measure it, refuse it where it is at chance."""
     _classes_fit(net, ready, "teacher")
     ready.teacher, ready.teacher_order = net, class_order(net, ready.splits)
-    ready.teacher_logits, ready.teacher_measures, ready.sped = {}, {}, {}
+    ready.teacher_logits, ready.teacher_measures, ready.sped, ready.places = {}, {}, {}, {}
     for split in ("val", "test"):
         ready.teacher_measures[split], ready.teacher_logits[split] = _measured_once(ready, net, split)
     accuracy, chance = ready.teacher_measures["val"]["top1"], 1 / ready.num_classes

@@ -48,13 +48,14 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
     batches = list(itertools.islice(stream.epoch(0), steps))
     if ready.fabric.device.type == "cpu" and (threads or max(work(ready, scheme) for scheme in schemes) < SMALL_STEP):
         torch.set_num_threads(threads or 1)
-    stays = [epochs_of(start, config.epochs) for start in built.before] + [config.main_epochs]
-    asked = [
-        len(stream) * min(n * config.seeds, config.cache.views if config.cache.on else n * config.seeds) for n in stays
+    stays = [
+        config.seeds * n for n in [*(epochs_of(start, config.epochs) for start in built.before), config.main_epochs]
     ]
+    asked = [len(stream) * (min(n, config.cache.views) if config.cache.on else n) for n in stays]
     try:
         placed = [ready.placed(scheme) for scheme in schemes]
-        paced = hasten(ready, zip(placed, asked, strict=True), batches[0].x)
+        said = forecast(ready, zip(placed, stays, strict=True))
+        said += hasten(ready, zip(placed, asked, strict=True), batches[0].x)
         timed = [_timed(ready, scheme, batches) for scheme in placed]
     except RuntimeError:  # `view` on a channels-last map, say; what is wrong in earnest is raised again
         ready.channels_last = False
@@ -71,8 +72,8 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
     if teach_first:
         return built
     seconds, first = timed[-1]
-    for start, (_, said) in zip(built.before, timed, strict=False):
-        ready.say(f"before   {_words(start, config.epochs)}; {said[start.name]:.3g} at the first step")
+    for start, (_, losses) in zip(built.before, timed, strict=False):
+        ready.say(f"before   {_words(start, config.epochs)}; {losses[start.name]:.3g} at the first step")
     for row in built.rows:
         if row["name"] not in first:
             continue  # of weight 0: in no stage, or in the one before alone
@@ -84,9 +85,8 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
         ready.say(f"loss     {row['name']} x {weight} at {spots}{extra}; {first[row['name']]:.3g} at the first step")
     for notice in built.notices:
         ready.say(f"         {notice}")
-    for line in paced:
+    for line in said:
         ready.say(line)
-    forecast(ready, schemes)
     if delivered is not student:
         ready.say(f"deliver  the student with another head: {count(parameters(delivered.module))} parameters in all")
     trials = config.seeds * (2 if config.control and config.kind == "distill" else 1)

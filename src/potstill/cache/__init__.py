@@ -3,8 +3,9 @@
 from potstill.cache.codec import CODECS, Codec, Layout, codec, divergence
 from potstill.cache.key import fingerprint, key
 from potstill.cache.net import Cached, check, why_not
-from potstill.cache.shelf import Plan, Shelf, estimate, install
+from potstill.cache.place import Place, Plan, estimate, fill, install, place
+from potstill.cache.shelf import Shelf
 from potstill.cache.store import Store, read_meta
 
 __all__ = ["CODECS", "Cached", "Codec", "Layout", "Store", "check", "codec", "divergence", "fingerprint", "key"]
-__all__ += ["Plan", "Shelf", "estimate", "install", "read_meta", "why_not"]
+__all__ += ["Place", "Plan", "Shelf", "estimate", "fill", "install", "place", "read_meta", "why_not"]

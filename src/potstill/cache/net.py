@@ -74,6 +74,16 @@ class Cached(nn.Module):
             records[~there] = fresh[~there]
         return self.layout.decode(torch.from_numpy(records).to(batch.x.device))
 
+    def pictures(self, rows: np.ndarray, data: Data, views: Views | None) -> Tensor:
+        """The pictures that the records are of, (B, C, H, W), as a net sees them, on the teacher's device."""
+        assert self.live is not None
+        view, ids = rows // self.store.samples, self.store.id_at[rows % self.store.samples]
+        where = np.full(len(self.store.places), -1)
+        where[data.ids] = np.arange(len(data))
+        device = next((p.device for p in self.live.net.parameters()), torch.device("cpu"))
+        x = torch.from_numpy(data.pictures(where[ids])).to(device)
+        return to_float(x) if views is None else views(x, *(torch.from_numpy(a).to(device) for a in (ids, view)))
+
 
 REFUSALS = {
     "blend": "mixup and cutmix blend pictures of a batch: what the teacher says of them belongs to no sample alone",
@@ -108,8 +118,10 @@ def why_not(
     return None
 
 
-def check(cached: Cached, data: Data, views: Views | None, share: float = SHARE, batch: int = 256) -> int:
-    """Hold a share of the records against what the live teacher says now; how many.
+def check(
+    cached: Cached, data: Data, views: Views | None, share: float = SHARE, batch: int = 256, close: float = CLOSE
+) -> int:
+    """Hold a share of the records against what the live teacher says now; how many. None may be farther than ``close``.
 
     Raises:
         ModelError: they differ: the store is not of this teacher, these data or these views.
@@ -122,22 +134,16 @@ def check(cached: Cached, data: Data, views: Views | None, share: float = SHARE,
     if not n:
         return 0
     chosen = filled[np.linspace(0, len(filled) - 1, n).astype(np.int64)]
-    id_at = np.flatnonzero(store.places >= 0)[np.argsort(store.places[store.places >= 0])]
-    where = np.full(len(store.places), -1)
-    where[data.ids] = np.arange(len(data))
-    device = next((p.device for p in live.net.parameters()), torch.device("cpu"))
     for start in range(0, n, batch):
         rows = chosen[start : start + batch]
-        view, ids = rows // store.samples, id_at[rows % store.samples]
-        x = torch.from_numpy(data.pictures(where[ids])).to(device)
-        x = to_float(x) if views is None else views(x, *(torch.from_numpy(a).to(device) for a in (ids, view)))
+        x = cached.pictures(rows, data, views)
         records, there = store.read(rows)
-        kept = cached.layout.decode(torch.from_numpy(records).to(device))
+        kept = cached.layout.decode(torch.from_numpy(records).to(x.device))
         now = cached.layout.decode(cached.layout.encode(live(x)))
         for spot in kept:
-            each = apart(now[spot], kept[spot]).where(torch.from_numpy(there).to(device), 0.0)
+            each = apart(now[spot], kept[spot]).where(torch.from_numpy(there).to(x.device), 0.0)
             far = float(each.max()) if cached.layout.fields[spot].kind != "signs" else float(each.max()) ** 2 / 4
-            if far > CLOSE:
+            if not far <= close:
                 raise ModelError(
                     f"the cache {store.folder} is not of this teacher: at {spot!r} they differ by {far:.2g} (relative)",
                     hint=f"potstill cache rm {store.folder.name}",

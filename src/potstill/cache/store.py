@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,15 @@ class Store:
         ids = np.asarray(ids, dtype=np.int64)
         self.places = np.full(int(ids.max(initial=-1)) + 1, -1)
         self.places[ids] = np.arange(len(ids))
+        self.id_at = ids
         self.samples, self._lock = len(ids), FileLock(folder / ".writer.lock")
         mine = {"format": FORMAT, "samples": len(ids), "views": views, "size": size, **meta}
         self.finished = bool((found := read_meta(folder)) and found["finished"])
         if write and not self.finished:
             self._take()
-            found = read_meta(folder)  # another may have finished it
+            while (found := read_meta(folder)) is None and not self.writing:  # another makes the files at this moment
+                time.sleep(0.05)
+                self._take()
             self.finished = bool(found and found["finished"])
         if found is None:
             if not self.writing:
@@ -153,6 +157,12 @@ class Store:
         if not self.left:
             self._finish()
 
+    def gaps(self, batch: int) -> Iterator[np.ndarray]:
+        """The records that are not there, view by view, so many at a time."""
+        for at in range(0, len(self.sums), CHUNK):
+            missing = at + np.flatnonzero(self.sums[at : at + CHUNK] == 0)
+            yield from (missing[i : i + batch] for i in range(0, len(missing), batch))
+
     def close(self) -> None:
         """Write to the disk what is in memory, and let others write."""
         if self.writing:
@@ -165,19 +175,23 @@ class Store:
         Raises:
             DataError: some are damaged: says which.
         """
-        step = max(1, CHUNK // self.size)
-        bad = []
-        for at in range(0, len(self.sums), step):
-            rows = np.arange(at, min(at + step, len(self.sums)))
-            rows = rows[self.filled(rows)]
-            bad.append(rows[checksum(self.records[rows], rows, self.weights) != self.sums[rows]])
-        damaged = np.concatenate(bad)
+        damaged = self._wrong()
         meta = read_meta(self.folder) or {}
         if len(damaged):
             raise self._damaged(damaged)
         if self.finished and hashlib.sha256(self.sums.data).hexdigest() != meta.get("sha256"):
             raise DataError(f"the checksums of the cache {self.folder} are damaged", hint="potstill cache rm")
         return len(self.sums) - self.left
+
+    def _wrong(self) -> np.ndarray:
+        """The records that are there and not whole; all are read."""
+        step = max(1, CHUNK // self.size)
+        bad = [np.empty(0, np.int64)]
+        for at in range(0, len(self.sums), step):
+            rows = np.arange(at, min(at + step, len(self.sums)))
+            rows = rows[self.filled(rows)]
+            bad.append(rows[checksum(self.records[rows], rows, self.weights) != self.sums[rows]])
+        return np.concatenate(bad)
 
     def _take(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -216,6 +230,10 @@ class Store:
 
     def _finish(self) -> None:
         if self.writing:
+            wrong = self._wrong()  # a power cut may have kept the sum of a record and not the record
+            self.sums[wrong], self.left = 0, len(wrong)
+            if self.left:
+                return
             self._flush()
             meta = read_meta(self.folder) or {}
             digest = hashlib.sha256(self.sums.data).hexdigest()

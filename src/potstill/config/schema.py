@@ -272,8 +272,31 @@ class CacheConfig(Section):
     """How many views of each picture the student is shown in turn; more vary more, and fill later."""
     dtype: Literal["float16", "float32", "int8", "topk"] = "float16"
     """How logits are packed: `int8` with a scale a picture, `topk` the 20 largest and the mass of the rest."""
+    limit: Positive = 20.0
+    """Gigabytes that the caches of a run may take; maps of large nets take hundreds, and are refused."""
     dir: str | None = None
     """Where; null: $POTSTILL_CACHE, or the user's cache folder."""
+
+
+class CompressConfig(Section):
+    """What `potstill compress` does with the student: stages in this order, each a plain value or a mapping of its settings."""
+
+    prune: Share | dict[str, Any] | None = None
+    """Share of the channels that go; or `{macs: 0.5}`, `{ratio: 0.5, importance: taylor, round_to: 16}` ..."""
+    rounds: Count = 1
+    """In how many steps to prune, each followed by a recovery."""
+    lowrank: Share | dict[str, Any] | None = None
+    """Share of the ranks that stays of factorised layers."""
+    sparsify: Share | str | dict[str, Any] | None = None
+    """Share of zeros, or a pattern: `"2:4"`."""
+    recover: Natural | dict[str, Any] = 10
+    """Epochs of distillation after each cut; or `{epochs: 10, method: dist}` ..."""
+    quantize: str | dict[str, Any] | None = None
+    """`int8`, `int4`, `int8-weights`, `int4-weights`, `bf16`; or `{precision: int8, train: 300}` ..."""
+    export: str | list[str] | dict[str, Any] | None = None
+    """`onnx`, `pt2`, `pte`, or several."""
+    verify: bool | NonNegative | dict[str, Any] = True
+    """Points of accuracy that an exported file may lose; true: one; false: nothing is run."""
 
 
 class Config(Section):
@@ -325,6 +348,8 @@ class Config(Section):
     """Seconds between checkpoints inside an epoch."""
     save_steps: Count | None = None
     """Steps between checkpoints; null: by time alone."""
+    compress: CompressConfig | None = None
+    """What `potstill compress` makes of the student where it is not told otherwise."""
     out: str = "runs"
     """The folder in which run directories are made."""
     name: str | None = None
@@ -367,6 +392,7 @@ __all__ = [
     "AugmentConfig",
     "BeforeConfig",
     "CacheConfig",
+    "CompressConfig",
     "Config",
     "DataConfig",
     "LossConfig",
