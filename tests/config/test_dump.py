@@ -128,7 +128,7 @@ def test_noise_gives_a_configuration_or_a_clear_error() -> None:
     for _ in range(1500):
         overrides = [
             f"{'.'.join(rng.choices(names, k=rng.randint(1, 3)))}={rng.choice(values)}"
-            for _ in range(rng.randint(1, 4))
+            for _ in range(rng.randint(0, 4))
         ]
         overrides += rng.sample(["teacher=a", "student=b", "losses.kd.temperature=2", "method=at+kd", "losses=x"], 3)
         try:

@@ -16,7 +16,10 @@ TARGETS = ("macs", "parameters", "bytes", "latency")
 
 def compress(
     model: Annotated[
-        str, typer.Argument(metavar="RUN|MODEL", help="A run directory, or any trained model.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="RUN|MODEL|FILE", help="A run directory, any trained model, or a configuration.", show_default=False
+        ),
     ],
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="The folder of the compression", show_default=False)],
     prune: Annotated[str | None, typer.Option("--prune", metavar="SHARE", help="Share of the channels that go")] = None,
@@ -29,38 +32,52 @@ def compress(
         str | None, typer.Option("--target-latency", metavar="MS", help="Milliseconds a picture on this machine")
     ] = None,
     importance: Annotated[
-        str, typer.Option("--importance", metavar="NAME", help="magnitude, bn, taylor", show_default=False)
-    ] = "magnitude",
+        str | None, typer.Option("--importance", metavar="NAME", help="magnitude, bn, taylor [magnitude]")
+    ] = None,
     round_to: Annotated[
-        str, typer.Option("--round-to", metavar="N", help="Channels stay a multiple of it [8]", show_default=False)
-    ] = "8",
+        str | None, typer.Option("--round-to", metavar="N", help="Channels stay a multiple of it [8]")
+    ] = None,
     limit: Annotated[
         list[str] | None, typer.Option("--limit", metavar="LAYER=SHARE", help="Most that goes of a layer; 0: nothing")
     ] = None,
-    rounds: Annotated[
-        str, typer.Option("--rounds", metavar="N", help="Prune in so many steps [1]", show_default=False)
-    ] = "1",
+    rounds: Annotated[str | None, typer.Option("--rounds", metavar="N", help="Prune in so many steps [1]")] = None,
     recover: Annotated[
-        str, typer.Option("--recover", metavar="EPOCHS", help="Distil back after each cut [0]", show_default=False)
-    ] = "0",
-    method: Annotated[
-        str, typer.Option("-m", "--method", metavar="NAME", help="Of the recovery [kd]", show_default=False)
-    ] = "kd",
+        str | None, typer.Option("--recover", metavar="EPOCHS", help="Distil back after each cut; 0: not [10]")
+    ] = None,
+    method: Annotated[str | None, typer.Option("-m", "--method", metavar="NAME", help="Of the recovery [kd]")] = None,
     teacher: o.Teacher = None,
     control: Annotated[
-        bool, typer.Option("--control/--no-control", help="Recover from labels only too [on]", show_default=False)
-    ] = True,
+        bool | None,
+        typer.Option("--control/--no-control", help="Recover from labels only too [on]", show_default=False),
+    ] = None,
     lowrank: Annotated[
         str | None, typer.Option("--lowrank", metavar="SHARE", help="Factorise layers: share of the ranks that stays")
     ] = None,
     sparsify: Annotated[
         str | None, typer.Option("--sparsify", metavar="SHARE|N:M", help="Zeros: a share, or 2:4; seldom faster")
     ] = None,
-    quantize: Annotated[str | None, typer.Option("--quantize", metavar="KIND", help="int8, ...")] = None,
-    export: Annotated[str | None, typer.Option("--export", metavar="FORMAT", help="onnx, ...")] = None,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", metavar="P", help="int8, int4, int8-weights, int4-weights, bf16")
+    ] = None,
+    train: Annotated[
+        str | None, typer.Option("--train", metavar="STEPS", help="Train with quantization, the teacher watching [0]")
+    ] = None,
+    mixed: Annotated[
+        str | None,
+        typer.Option("--mixed", metavar="X", help="The worst layers stay float: at most this share of answers changes"),
+    ] = None,
+    export: Annotated[
+        str | None, typer.Option("--export", metavar="KIND", help="onnx, pt2, pte, or several: onnx,pt2")
+    ] = None,
     verify: Annotated[
         bool | None,
-        typer.Option("--verify/--no-verify", help="Run the exported file; refuse a loss [on]", show_default=False),
+        typer.Option("--verify/--no-verify", help="Run the exported files; refuse a loss [on]", show_default=False),
+    ] = None,
+    allowed_drop: Annotated[
+        str | None, typer.Option("--allowed-drop", metavar="POINTS", help="Of accuracy; more is refused [1]")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="FILE", help="Settings, and what is done: its `compress:`")
     ] = None,
     data: o.Data = None,
     trust_code: Trust = False,
@@ -70,34 +87,51 @@ def compress(
 ) -> None:
     """Make a trained net smaller: prune, distil back, factorise, quantize, export. The same again goes on where it stopped.
 
+    A configuration (edge.yaml) is distilled first; what is done stands in its `compress:`, or in that of the run.
+
     \b
-      potstill compress runs/kd --prune 0.5 --recover 10 --out runs/small
-      potstill compress runs/kd --prune 0.5 --recover 10 --quantize int8 --export onnx --out runs/edge
+      potstill compress runs/kd --prune 0.5 --quantize int8 --export onnx --out runs/edge
       potstill compress runs/kd --target-macs 0.5 --rounds 2 --recover 10 --teacher runs/teacher --out runs/half
+      potstill compress edge.yaml --out runs/edge
     """
     SCREEN.set(quiet, verbose, json)
-    given = dict(zip(TARGETS, (macs, parameters, size, latency), strict=True))
-    target = {name: share(text, f"--target-{name}") for name, text in given.items() if text is not None}
-    plan: dict[str, Any] = {
-        "prune": None if prune is None else share(prune, "--prune"),
-        "target": target,
+    goals = dict(zip(TARGETS, (macs, parameters, size, latency), strict=True))
+    aims = {name: share(text, f"--target-{name}") for name, text in goals.items() if text is not None}
+    if prune is not None and aims:
+        raise ConfigError("--prune is a share of the channels, a target is a cost: one of them")
+    cut = {
+        "ratio": None if prune is None else share(prune, "--prune"),
+        **aims,
         "importance": importance,
-        "rounds": whole(rounds, "--rounds"),
-        "recover": 0 if recover == "0" else whole(recover, "--recover"),
+        "round_to": None if round_to is None else whole(round_to, "--round-to"),
+        "limits": dict(map(limited, limit)) if limit else None,
+    }
+    back = {
+        "epochs": None if recover is None else 0 if recover == "0" else whole(recover, "--recover"),
         "method": method,
         "control": control,
+    }
+    fewer = {
+        "precision": quantize,
+        "train": None if train is None else whole(train, "--train"),
+        "mixed": None if mixed is None else share(mixed, "--mixed"),
+    }
+    proof = None if allowed_drop is None else {"allowed_drop": share(allowed_drop, "--allowed-drop")}
+    plan: dict[str, Any] = {
+        "prune": said(cut),
+        "rounds": None if rounds is None else whole(rounds, "--rounds"),
+        "recover": said(back),
         "lowrank": None if lowrank is None else share(lowrank, "--lowrank"),
         "sparsify": sparsify if sparsify is None or ":" in sparsify else share(sparsify, "--sparsify"),
-        "prune_settings": {"round_to": whole(round_to, "--round-to"), "limits": dict(map(limited, limit or []))},
-        "quantize": quantize,
+        "quantize": said(fewer),
         "export": export,
-        "verify": verify,
+        "verify": False if verify is False else proof or verify,
     }
     from potstill.compress.chain import compress as start
     from potstill.console import Console
 
     console = Console(SCREEN.quiet, SCREEN.verbose)
-    done = start(model, out, teacher=teacher, data=data, trust_code=trust_code, console=console, **plan)
+    done = start(model, out, teacher=teacher, data=data, trust_code=trust_code, console=console, config=config, **plan)
     heads = ("stage", "top-1 test", "agree", "parameters", "MACs", "bytes", "ms")
     table = columns((row for stage in done.facts["stages"] for row in rows_of(stage)), heads)
     SCREEN.result(f"{table}\n\n{done.path}", {"path": str(done.path), **done.facts})
@@ -115,6 +149,11 @@ def _row(name: str, facts: dict[str, Any]) -> list[str]:
     shares = [f"{100 * test[k]:.2f}" if k in test else "" for k in ("top1", "agreement")]
     numbers = [number(facts[k]) if k in facts else "" for k in ("parameters", "macs", "bytes")]
     return [name, *shares, *numbers, f"{facts['latency_ms']:.2f}" if "latency_ms" in facts else ""]
+
+
+def said(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What is said of them; None: nothing."""
+    return {k: v for k, v in settings.items() if v is not None} or None
 
 
 def share(text: str, flag: str) -> float:

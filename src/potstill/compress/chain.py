@@ -17,11 +17,11 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from potstill._version import __version__
-from potstill.compress.plan import planned
-from potstill.compress.recover import kept
+from potstill.compress.first import NAME, is_recipe, read_recipe, source_of, trained
+from potstill.compress.plan import checked, planned, refined, words, words_of
 from potstill.compress.stage import Stage, Work, settings
-from potstill.config.load import dump, resolve
-from potstill.config.schema import Config, ModelConfig, TeacherConfig
+from potstill.config.load import dump
+from potstill.config.schema import Config, ModelConfig
 from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun, MachineError
 from potstill.files import write_atomically, write_json
@@ -63,33 +63,50 @@ def compress(
     trust_code: bool = False,
     quiet: bool = False,
     console: Console | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | str | Path | None = None,
     **plan: Any,
 ) -> Compressed:
     """Make a trained net smaller, stage by stage: prune, distil back, factorise, quantize, export ...
 
     Call it again with the same arguments to go on where it was interrupted: each stage has a folder in ``out``, which is whole
-    or not there.
+    or not there. What is done is told by the stages, else by ``plan``, else by ``compress:`` in the configuration of the run.
 
     Args:
-        model: a run directory (whose data and settings it then has), another model's name, a module or a :class:`Net`.
+        model: a run directory (whose data and settings it then has), another model's name, a module or a :class:`Net`; or a
+            configuration (``edge.yaml``, a recipe): its student is distilled first, in ``out/run``.
         out: the folder of the compression. Its ``student.safetensors`` and ``student.json`` are the last float net; eval,
             inspect and ``potstill.load`` read it like a run.
-        stages: what is done, in order; see ``potstill.compress.stage``. Or, with the names of :func:`plan.planned`:
-            ``prune=0.5, rounds=2, recover=10`` ...
+        stages: what is done, in order; see ``potstill.compress.stage``.
+        plan: or the same in the words of :func:`plan.planned`: ``prune=0.5, rounds=2, recover=10, quantize="int8"`` ...
         teacher: the net to learn back from; None: the model itself, before its compression.
         data: where the model is no run directory, or other data are meant.
         trust_code: run the code that a run directory names.
-        config: further settings of the run by their names: ``{"optim.lr": 0.01, "data.batch": 128}``.
+        config: further settings of the run by their names: ``{"optim.lr": 0.01, "data.batch": 128}``; or a file of them, whose
+            ``compress:`` says what is done and is refined by ``plan``.
 
     Raises:
         PotstillError: of the class of what is wrong.
     """
     console = console or Console(quiet)
-    source, settled, objects = _source(model, teacher, data, trust_code, config or {})
-    chain = [Start(), *(stages if stages is not None else planned(source, settled, objects, **plan))]
+    files, more = ([], config or {}) if isinstance(config, Mapping | None) else ([str(config)], {})
+    given, home = words(**plan), Path(out) / NAME
+    if is_recipe(model):
+        wanted = read_recipe(str(model), files, more, data, trust_code)
+        said = refined(words_of(wanted.compress), given)
+        if stages is None:
+            checked(said)  # before a long training, not after it
+        with _alone(Path(out)):
+            trained(wanted, None, home, console)
+        source, settled, objects = source_of(home, teacher, None, trust_code)
+    else:
+        source, settled, objects = source_of(model, teacher, data, trust_code, files, more)
+        said = refined(words_of(settled.compress), given) if files or not given else given
+    chain = [Start(), *(stages if stages is not None else planned(source, settled, objects, **said))]
     if len(chain) == 1:
-        raise ConfigError("nothing is to be done", hint="prune=0.5, or stages=[...]; --prune 0.5 --recover 10")
+        raise ConfigError(
+            "nothing is to be done",
+            hint="prune=0.5, or stages=[...]; --prune 0.5; `compress: {prune: 0.5}` in a configuration",
+        )
     return run_chain(source, settled, objects, chain, Path(out), console)
 
 
@@ -105,7 +122,9 @@ def run_chain(
     net, rows = copy.deepcopy(source), []
     before: dict[str, Path] = {}
     data: dict[str, Any] = {}
-    said = config.model_dump(mode="json", exclude_defaults=True, exclude={"out", "name", "trust_code", "track"})
+    said = config.model_dump(
+        mode="json", exclude_defaults=True, exclude={"out", "name", "trust_code", "track", "compress"}
+    )
     key = _hash(source.sha256 or _weights(source.module), said, teacher.sha256 or _weights(teacher.module))
     with _alone(out):
         for i, stage in enumerate(stages):
@@ -126,7 +145,9 @@ def run_chain(
                 net = work.net
                 data |= {"ready": vars(work)["ready"]} if "ready" in vars(work) else {}  # loaded once for all stages
                 save_student(half, net)
-                write_atomically(half / "config.yaml", dump(config.model_copy(update={"teacher": None})).encode())
+                write_atomically(
+                    half / "config.yaml", dump(config.model_copy(update={"teacher": None, "compress": None})).encode()
+                )
                 row = {
                     "name": name,
                     "kind": stage.kind,
@@ -164,42 +185,6 @@ class Start:
         net.in_channels, net.size = net.in_channels or splits.shape[0], net.size or (splits.shape[1], splits.shape[2])
         net.classes = net.classes or list(splits.classes)
         return {**work.measured(), **work.costs(), "teacher": work.ready.teacher_measures}
-
-
-def _source(
-    model: str | Path | nn.Module | Net,
-    teacher: str | nn.Module | Net | None,
-    data: Any,
-    trust_code: bool,
-    more: Mapping[str, Any],
-) -> tuple[Net, Config, Objects]:
-    """The net, the settings of its training, and what was given as objects."""
-    objects, flags = Objects(), dict(more)
-    if data is not None:
-        if isinstance(data, str | Path):
-            flags["data.source"] = str(data)
-        else:
-            objects.data, flags["data.source"] = data, f"object:{type(data).__name__}"
-    own = Path(model) / "config.yaml" if isinstance(model, str | Path) else None
-    if own is not None and own.is_file():
-        read = resolve([str(own)], [], flags).config
-        config = resolve([], [], {**kept(read), "student.model": str(model)}, "train").config
-    elif data is None:
-        raise ConfigError("which data?", hint="data=..., --data folder:PATH; a run directory knows its own")
-    else:
-        named = str(model) if isinstance(model, str | Path) else "object:model"
-        config = resolve([], [], {"student.model": named, **flags}, "train").config
-    config = config.model_copy(update={"trust_code": trust_code})
-    net = net_of(str(model) if isinstance(model, Path) else model, trust_code=trust_code)
-    if isinstance(teacher, str):
-        config = config.model_copy(update={"teacher": TeacherConfig(model=teacher)})
-    elif teacher is not None:
-        objects.teacher = teacher
-    elif isinstance(model, nn.Module | Net):
-        objects.teacher = copy.deepcopy(net)
-    else:
-        config = config.model_copy(update={"teacher": TeacherConfig(model=str(model))})
-    return net, config, objects
 
 
 def _done(folder: Path, key: str) -> dict[str, Any] | None:
