@@ -69,6 +69,7 @@ def test_every_part_is_listed() -> None:
     parts = {p.stem for p in SOURCE.glob("*.py")} | {p.name for p in SOURCE.iterdir() if (p / "__init__.py").exists()}
     jobs = {
         "adaptive",
+        "ahead",
         "api",
         "chain",
         "compress",

@@ -92,7 +92,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
 }
 for _name, (_function, _short) in COMMANDS.items():
     app.command(_name, short_help=_short)(_function)
-app.add_typer(cache.app, name="cache", short_help="What teachers said, kept on disk: ls, verify, rm")
+app.add_typer(cache.app, name="cache", short_help="What teachers said, kept on disk: build, ls, verify, rm")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -35,9 +35,9 @@ def forecast(ready: Ready, schemes: Iterable[tuple[Scheme | SpotAdaptive, int]])
     c, epochs, lines = ready.config.cache, dict(schemes), list[str]()
     need = 0
     for scheme, live in taught(ready, epochs):
-        at = ready.places[_spots(live)] = _place(ready, scheme, live)
+        at = ready.places[spots_of(live)] = _place(ready, scheme, live)
         if at.finished:
-            lines += _put(ready, scheme, live, at)
+            lines += put(ready, scheme, live, at)
             lines.append("         the teacher does not run: all that is asked of it is kept")
             continue
         if ready.fabric.world_size > 1:
@@ -66,15 +66,15 @@ def forecast(ready: Ready, schemes: Iterable[tuple[Scheme | SpotAdaptive, int]])
 
 def keep(ready: Ready, schemes: Schemes, teacher: Net | None) -> tuple[list[Cached], list[str]]:
     """Put caches in the places of the schemes' frozen teachers; they, to be closed at the end, and lines that say so."""
-    put, lines = list[Cached](), list[str]()
+    caches, lines = list[Cached](), list[str]()
     for scheme, live in taught(ready, schemes):
-        at = ready.places.get(_spots(live))
+        at = ready.places.get(spots_of(live))
         known = at is not None  # verified by forecast if it was finished; what came since is of this teacher
         at = at or _place(ready, scheme, live)
-        lines += _put(ready, scheme, live, at, teacher, write=True, verify=not (known and at.finished))
-        put.append(scheme.nets["teacher"])  # type: ignore[arg-type]
+        lines += put(ready, scheme, live, at, teacher, write=True, verify=not (known and at.finished))
+        caches.append(scheme.nets["teacher"])  # type: ignore[arg-type]
     _free(ready, schemes)
-    return put, lines
+    return caches, lines
 
 
 def taught(ready: Ready, schemes: Schemes) -> list[tuple[Scheme, Frozen]]:
@@ -103,7 +103,8 @@ def _free(ready: Ready, schemes: Schemes) -> None:
         ready.teacher.module.cpu()
 
 
-def _spots(live: Frozen) -> tuple[str, ...]:
+def spots_of(live: Frozen) -> tuple[str, ...]:
+    """Where a teacher is listened to."""
     assert isinstance(live.net, Tapped)
     return live.net.spots
 
@@ -125,11 +126,11 @@ def _place(ready: Ready, scheme: Scheme, live: Frozen) -> Place:
             fingerprint=ready.splits.fingerprint,
             views=ready.views,
             precision=ready.fabric.strategy.precision.precision + ("" if speed == "exact" else f", {speed}"),
-            given=Tapped(teacher.module, _spots(live), teacher.preprocess, ready.teacher_order),
+            given=Tapped(teacher.module, spots_of(live), teacher.preprocess, ready.teacher_order),
         )
 
 
-def _put(
+def put(
     ready: Ready,
     scheme: Scheme,
     live: Frozen,

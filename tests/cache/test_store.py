@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from potstill.cache import Store, read_meta
 from potstill.errors import ConfigError, DataError, MachineError
@@ -181,3 +183,37 @@ def test_a_killed_writer_leaves_what_it_wrote(tmp_path: Path) -> None:
     fill(store, np.arange(6, 10))
     assert store.finished
     assert store.verify() == 10
+
+
+def test_who_meets_a_store_that_is_being_made_waits_for_it(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    folder.mkdir()
+    maker = FileLock(folder / ".writer.lock")
+    maker.acquire()
+    found: list[bool] = []
+    other = threading.Thread(target=lambda: found.append(make(folder).writing), daemon=True)
+    other.start()
+    other.join(0.3)
+    assert not found
+    assert other.is_alive(), "it waits: no files are there yet"
+    maker.release()
+    other.join(10)
+    assert found == [True]
+
+
+def test_a_record_whose_sum_alone_was_kept_is_made_again_before_a_store_is_finished(tmp_path: Path) -> None:
+    store = make(tmp_path / "s")
+    fill(store, np.arange(9))
+    store.records[4] = 0  # what a power cut may leave
+    fill(store, np.array([9]))
+    assert not store.finished
+    assert [rows.tolist() for rows in store.gaps(3)] == [[4]]
+    fill(store, np.array([4]))
+    assert store.finished
+    assert store.verify() == 10
+
+
+def test_gaps_are_what_is_not_there(tmp_path: Path) -> None:
+    store = make(tmp_path / "s")
+    fill(store, np.array([1, 2, 6]))
+    assert [rows.tolist() for rows in store.gaps(3)] == [[0, 3, 4], [5, 7, 8], [9]]

@@ -166,15 +166,16 @@ def estimate(layout: Layout, samples: int, views: float, epochs: int) -> tuple[f
 
 def fill(
     cached: Cached, live: Frozen, data: Data, views: Views | None, batch: int, on_batch: Callable[[int], None]
-) -> None:
-    """Ask the teacher about every record that is not there, until the store is finished.
+) -> int:
+    """Ask the teacher about every record that is not there, until the store is finished; how many there were.
 
     Args:
         batch: pictures at a time.
         on_batch: told how many records are left, after each; what it raises ends the filling.
     """
-    store = cached.store
+    store, before = cached.store, cached.store.left
     while store.writing and store.left:
         for rows in store.gaps(batch):
             store.write(rows, cached.layout.encode(live(cached.pictures(rows, data, views))).cpu().numpy())
             on_batch(store.left)
+    return before - store.left

@@ -1,11 +1,13 @@
-"""Commands for what teachers said, kept on disk: cache ls, cache verify, cache rm."""
+"""Commands for what teachers said, kept on disk: cache build, cache ls, cache verify, cache rm."""
 
 from typing import Annotated
 
 import typer
 
 from potstill.commands import options as o
+from potstill.commands.jobs import split, whole
 from potstill.commands.screen import SCREEN, columns
+from potstill.config import resolve
 
 Names = Annotated[
     list[str], typer.Argument(metavar="NAME...", help="Of caches, or the beginning of it.", show_default=False)
@@ -15,6 +17,57 @@ Folder = Annotated[str | None, typer.Option("--dir", metavar="FOLDER", help="Whe
 app = typer.Typer(
     help="What teachers said of training pictures, kept on disk.", no_args_is_help=True, rich_markup_mode=None
 )
+
+
+@app.command("build")
+def build(
+    items: o.Items = None,
+    data: o.Data = None,
+    teacher: o.Teacher = None,
+    teacher_speed: o.TeacherSpeed = None,
+    student: o.Student = None,
+    method: o.Method = None,
+    views: Annotated[str | None, typer.Option("--views", metavar="M", help="Views of each picture [4]")] = None,
+    folder: Folder = None,
+    device: o.Device = None,
+    precision: o.Precision = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Ask a teacher ahead: runs with the same files, flags and cache settings then do not ask it.
+
+    The same command goes on where it was interrupted; where another process fills the same cache, it waits.
+
+    \b
+      potstill cache build my.yaml --views 8
+      potstill cache build --data folder:photos --teacher runs/teacher --student zoo:resnet8x4 cache.dtype=int8
+    """
+    SCREEN.set(quiet, verbose, json)
+    flags = o.settings(
+        None,
+        None,
+        data=data,
+        teacher=teacher,
+        teacher_speed=teacher_speed,
+        student=student,
+        method=method,
+        device=device,
+        precision=precision,
+    )
+    more = {"cache.on": True, "cache.views": whole(views, "--views"), "cache.dir": folder}
+    files, overrides = split(items or [])
+    resolved = resolve(files, overrides, {**flags, **{k: v for k, v in more.items() if v is not None}}, "distill")
+    for notice in resolved.notices:
+        SCREEN.note(f"note: {notice}")
+    with SCREEN.busy("loading torch"):
+        from potstill.ahead import build
+    from potstill.cache.shelf import size
+    from potstill.console import Console
+
+    rows = build(resolved.config, console=Console(SCREEN.quiet, SCREEN.verbose))
+    lines = [f"{r['name']}: {r['records']:,} answers, {size(r['bytes'])}; asked for {r['asked']:,} now" for r in rows]
+    SCREEN.result("\n".join(lines) or "no loss asks the teacher: nothing to keep", rows)
 
 
 @app.command("ls")

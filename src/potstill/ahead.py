@@ -1,0 +1,110 @@
+"""Filling the cache of a teacher ahead of the runs that read it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from potstill.cache.net import Cached
+from potstill.cache.place import fill
+from potstill.config.schema import CacheConfig, Config
+from potstill.console import Console
+from potstill.errors import ConfigError, InterruptedRun
+from potstill.keep import forecast, put, spots_of, taught
+from potstill.pace import hasten
+from potstill.prepare import EVAL_BATCH, Objects, Ready, losses_of, prepare
+from potstill.rehearse import SMALL_STEP, work
+from potstill.schemes.scheme import Scheme
+from potstill.taps import Frozen
+from potstill.trial import Stop
+
+OFTEN = 10.0
+"""Seconds between two lines that say how far it is."""
+WAITS = 1.0
+"""Seconds between two looks whether another process is done."""
+
+
+def build(config: Config, objects: Objects | None = None, *, console: Console | None = None) -> list[dict[str, Any]]:
+    """Ask the teacher of a run about every view of every training picture, and keep its answers: a run of the same teacher,
+    data, views and losses then does not ask it. What is there is not asked again; so an interrupted call goes on.
+
+    Where another process fills the same cache, this one waits, and goes on should that one end before it is done.
+
+    Args:
+        config: of the run. Its ``cache`` says what is kept; where it is off, its defaults do.
+
+    Returns:
+        one a cache: name, folder, records, bytes, and how many records were ``asked`` for now.
+
+    Raises:
+        ConfigError: it cannot be kept, or the teacher has no weights yet.
+        InterruptedRun: Ctrl-C or SIGTERM; what was asked is kept.
+    """
+    console = console or Console()
+    if not config.cache.on:
+        config = config.model_copy(update={"cache": CacheConfig()})
+    ready = prepare(config, objects)
+    if ready.teacher is None:
+        raise ConfigError(
+            "the teacher has no weights: what it says is not worth keeping",
+            hint="train it first: potstill train --model ..., then --teacher runs/NAME",
+        )
+    built = ready.build(ready.student(config.seed), losses_of(config), ready.teacher)
+    schemes = [ready.placed(scheme) for scheme in [*(first.scheme for first in built.before), built.scheme]]
+    lines = forecast(ready, [(scheme, config.epochs * config.seeds) for scheme in schemes])
+    left = {spots: at.left for spots, at in ready.places.items()}
+    asked = [(scheme, -(-left[spots_of(live)] // EVAL_BATCH)) for scheme, live in taught(ready, schemes)]
+    if ready.fabric.device.type == "cpu" and max((work(ready, s) for s, _ in asked), default=0) < SMALL_STEP:
+        torch.set_num_threads(1)
+    lines += hasten(ready, asked, ready.example(EVAL_BATCH).to(ready.fabric.device))
+    for line in [*ready.lines, *lines]:
+        console.say(f" {line}")
+    stop, counts = Stop(), dict.fromkeys(ready.places, 0)
+    with stop.listening(), ready.fabric.autocast():
+        for scheme, live in taught(ready, schemes):
+            counts[spots_of(live)] += _fill(ready, scheme, live, console, stop)
+    return [
+        {
+            "name": at.folder.name,
+            "folder": str(at.folder),
+            "records": at.records,
+            "bytes": at.nbytes,
+            "asked": counts[spots],
+        }
+        for spots, at in ready.places.items()
+    ]
+
+
+def _fill(ready: Ready, scheme: Scheme, live: Frozen, console: Console, stop: Stop) -> int:
+    """Fill the cache of one teacher, when nobody else does; how many records were asked for."""
+    at, said = ready.places[spots_of(live)], time.monotonic()
+
+    def heard(left: int | None = None) -> None:
+        nonlocal said
+        if stop():
+            raise InterruptedRun(
+                f"stopped with {at.records - at.left:,} of {at.records:,} answers kept", hint="the same command goes on"
+            )
+        if left is not None and time.monotonic() - said > OFTEN:
+            said = time.monotonic()
+            console.say(f"  {100 - 100 * left / at.records:.0f} %, {left:,} of {at.records:,} are left")
+
+    lines = put(ready, scheme, live, at, ready.teacher, write=True)
+    cached = scheme.nets["teacher"]
+    assert isinstance(cached, Cached)
+    if not (cached.store.writing or cached.store.finished):
+        console.say(f"  another process fills {at.folder.name}: waiting for it")
+    while not (cached.store.writing or cached.store.finished):
+        time.sleep(WAITS)
+        heard()
+        lines = put(ready, scheme, live, at, ready.teacher, write=True, verify=False)
+        cached = scheme.nets["teacher"]
+        assert isinstance(cached, Cached)
+    for line in lines:
+        console.say(f"  {line}")
+    try:
+        return fill(cached, live, at.data, at.views, EVAL_BATCH, heard)
+    finally:
+        cached.store.close()
