@@ -29,6 +29,7 @@ from potstill.models import resolve as net_of
 from potstill.models.net import Net
 from potstill.models.resolve import load_student, save_student
 from potstill.prepare import Objects
+from potstill.report import report
 
 OWN = ("student.safetensors", "student.json", "config.yaml")
 
@@ -170,6 +171,7 @@ def run_chain(
             write_atomically(out / own, (folder / own).read_bytes())
         facts = {"format": 1, "potstill": __version__, "status": "done", "model": source.spec, "stages": rows}
         write_json(out / "chain.json", facts)
+        report(out)
     return Compressed(out, facts, net)
 
 

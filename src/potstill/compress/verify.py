@@ -184,17 +184,16 @@ def notices(rows: Sequence[dict[str, Any]]) -> list[str]:
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """The rows for people."""
     made = Table(box=None, pad_edge=False)
-    heads = ("", "runtime", "kB", "ms", "cpu ms", "val", "test", "drop", "agree", "worst class")
-    for i, head in enumerate(heads):
-        made.add_column(head, justify="left" if i in (0, 1, 9) else "right", no_wrap=True)
+    for head in ("", "kB", "ms", "cpu ms", "val", "test", "drop", "agree"):
+        made.add_column(head, justify="right" if head else "left", no_wrap=True)
+    made.add_column("worst class")
     for row in rows:
         worst = row["val"].get("worst_class")
         made.add_row(
             row["name"],
-            row["runtime"],
             f"{row['bytes'] / 1000:,.0f}",
-            f"{row['latency_ms']:.3f}",
-            f"{row['cpu_ms']:.3f}",
+            f"{row['latency_ms']:.2f}",
+            f"{row['cpu_ms']:.2f}",
             *(f"{100 * row[s]['top1']:.2f}" if "top1" in row[s] else "" for s in ("val", "test")),
             f"{row['val']['drop']:.2f}" if "drop" in row["val"] else "",
             f"{100 * row['val']['agreement']:.2f}",

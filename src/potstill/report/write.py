@@ -20,7 +20,7 @@ def report(paths: str | Path | Sequence[str | Path], out: str | Path | None = No
     ending ``.json``, lie the numbers behind it. Both are written atomically. The same run gives the same bytes.
 
     Args:
-        paths: a run directory, or several.
+        paths: a run directory or the folder of a compression, or several runs.
         out: the page to write; ``RUN/report.html`` for one run and ``compare.html`` for several by default.
 
     Returns:
@@ -31,7 +31,12 @@ def report(paths: str | Path | Sequence[str | Path], out: str | Path | None = No
         MachineError: the page cannot be written.
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
-    if len(paths) == 1:
+    if len(paths) == 1 and (Path(paths[0]) / "chain.json").is_file():
+        from potstill.report import compression
+
+        numbers = compression.collect(Path(paths[0]))
+        html, target = compression.page(numbers), Path(out or Path(paths[0]) / "report.html")
+    elif len(paths) == 1:
         from potstill.report.numbers import collect
         from potstill.report.page import page
 
