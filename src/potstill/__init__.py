@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from potstill.models.preprocess import Preprocess
     from potstill.report import report
     from potstill.schemes import Link, Ramp, Scheme, offline, total
+    from potstill.search.api import sweep
     from potstill.taps import Frozen, Tapped
     from potstill.types import Batch
 
@@ -33,6 +34,7 @@ _HOMES = {
     "models.preprocess": ("Preprocess",),
     "report": ("report",),
     "schemes": ("Link", "Ramp", "Scheme", "offline", "total"),
+    "search.api": ("sweep",),
     "taps": ("Frozen", "Tapped"),
     "types": ("Batch",),
 }
@@ -56,6 +58,7 @@ __all__ = [
     "offline",
     "report",
     "resume",
+    "sweep",
     "total",
     "train",
 ]

@@ -95,6 +95,14 @@ def resume(
 def _resolved(
     kind: Any, teacher: Any, student: Any, data: Any, settings: Mapping[str, Any]
 ) -> tuple[Resolved, run.Objects]:
+    flags, objects = settings_of(teacher, student, data, settings)
+    return resolve([], [], flags, kind), objects
+
+
+def settings_of(
+    teacher: Any, student: Any, data: Any, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], run.Objects]:
+    """What a Python caller gives, as settings by their keys, and what of it are objects."""
     flags: dict[str, Any] = {}
     objects = run.Objects()
     for name, key, value in (
@@ -111,8 +119,7 @@ def _resolved(
         else:
             setattr(objects, name, value)
             flags[key] = f"object:{getattr(value, '__name__', type(value).__name__)}"
-    flags |= dict(_flat(settings))
-    return resolve([], [], flags, kind), objects
+    return flags | dict(_flat(settings)), objects
 
 
 def _flat(tree: Mapping[str, Any], way: str = "") -> list[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from potstill._version import __version__
-from potstill.commands import browse, cache, compress, edge, jobs, nets, results
+from potstill.commands import browse, cache, compress, edge, jobs, nets, results, sweep
 from potstill.commands.screen import SCREEN
 from potstill.errors import ConfigError, InterruptedRun, MachineError, PotstillError
 
@@ -77,6 +77,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "distill": (jobs.distill, "Distil a teacher into a student"),
     "eval": (nets.evaluate, "Measure a net"),
     "compress": (compress.compress, "Make a trained net smaller: prune, distil back, quantize, export"),
+    "sweep": (sweep.sweep, "Search settings by trials"),
     "resume": (jobs.resume, "Go on with an interrupted run, exactly"),
     "report": (results.report, "Write the page of a run, or of several"),
     "compare": (results.compare, "The leaderboard of runs"),

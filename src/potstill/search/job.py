@@ -1,0 +1,279 @@
+"""The job: look at everything, then trial after trial, beside whoever else works on the same folder; and what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from potstill import run
+from potstill.compress.recover import kept
+from potstill.config.load import dump
+from potstill.config.load import resolve as resolve_config
+from potstill.config.schema import Config, ModelConfig
+from potstill.console import Console
+from potstill.errors import DivergedError, InterruptedRun, MachineError, PotstillError
+from potstill.files import write_atomically
+from potstill.prepare import untrained
+from potstill.runs import RunFolder
+from potstill.search import facts
+from potstill.search.ledger import Ledger
+from potstill.search.one import Stopped, attempt
+from potstill.search.page import write
+from potstill.search.plan import Plan, recipe
+from potstill.search.result import SweepResult
+from potstill.search.say import Teller
+from potstill.search.space import PRUNE, published
+
+IN_A_ROW = 3
+"""Trials that fail one after the other before the sweep stops: it is not their settings, then."""
+BUILT = ("student.", "teacher.", "losses.", "spots.", "method")
+"""Where another choice means other nets or losses: each is built before the first trial."""
+POLL = 0.5
+
+
+def run_sweep(plan: Plan, console: Console, lead: bool = True) -> SweepResult:
+    """Run the trials that are not done yet.
+
+    Args:
+        lead: whether this process looks at everything first, starts the others and says what came out.
+
+    Raises:
+        PotstillError: of the class of what is wrong.
+    """
+    return Work(plan, console).go(lead)
+
+
+class Work:
+    """One process at work on a sweep."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self.plan, self.console, self.folder = plan, console, plan.folder
+        self.others: list[subprocess.Popen[bytes]] = []
+        self.teacher: str | None = None
+        self.first: dict[str, Any] = {}
+
+    @cached_property
+    def teller(self) -> Teller:
+        return Teller(self.plan, self.ledger, self.console)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        config = self.plan.config
+        costs = [self.plan.second] if self.plan.second else []
+        return Ledger(self.folder, self.plan.dimensions, costs, config.seed, max(1, config.epochs // 5))
+
+    def go(self, lead: bool) -> SweepResult:
+        self.first = published(self.plan.dimensions, self.plan.base.config)  # reads, and checks, the plan
+        if lead:
+            looked = run.check(self.plan.config, self.plan.objects)  # before anything is written
+            self.teller.lines(looked)
+        with self.ledger.working():
+            self.ledger.begin(self.plan.made)
+            self.teacher = self._taught()
+            if lead:
+                self._look()
+                self.teller.announce()
+            try:
+                if lead and self.plan.workers > 1:
+                    self._hire()
+                self._work()
+                while self._waiting():
+                    self._work()  # what a worker that died has left
+            finally:
+                self._dismiss()
+        found = self._write()
+        if lead:
+            self._recipes(found)
+            self.teller.conclude(found)
+        return SweepResult(self.folder, found)
+
+    def _taught(self) -> str | None:
+        """The directory of the teacher, where it has no weights and is taught first: once, for all trials."""
+        config = self.plan.base.config
+        varied = any(d.key.startswith("teacher.") for d in self.plan.dimensions)
+        if config.kind != "distill" or config.teacher is None or self.plan.objects.teacher is not None or varied:
+            return None
+        if not untrained(config.teacher):
+            return None
+        home = self.folder / "teacher"
+        with FileLock(self.folder / ".teacher.lock"):
+            own = self._teaching()
+            if not self.ledger.trials() and _text(home / "config.yaml") not in ("", dump(own)):
+                shutil.rmtree(home)  # that of an attempt with other settings
+            if not (home / "run.json").exists():
+                self.console.say("\n the teacher has no weights: it is taught once, for all trials")
+                run.train(own, self._data_only(), console=self._inner())
+            elif RunFolder.open(home).facts["status"] != "done":
+                run.resume(home, objects=self._data_only(), console=self._inner())
+        return str(home)
+
+    def _teaching(self) -> Config:
+        """How the teacher is taught: as in a run of the configuration."""
+        config = self.plan.base.config
+        assert config.teacher is not None
+        net = config.teacher.model_dump(mode="json", include={*ModelConfig.model_fields}, exclude_defaults=True)
+        flags = {**kept(config), **{f"student.{key}": value for key, value in net.items()}}
+        flags |= {
+            "epochs": config.teacher.epochs or config.epochs,
+            "track": [],
+            "out": str(self.folder),
+            "name": "teacher",
+        }
+        return resolve_config([], [], flags, "train").config
+
+    def _data_only(self) -> run.Objects | None:
+        data = self.plan.objects.data
+        return run.Objects(data=data) if data is not None else None
+
+    def _look(self) -> None:
+        """Build what the choices name, before hours are spent."""
+        if self.ledger.trials():
+            return
+        if self.teacher:
+            self.teller.lines(run.check(self._config({}), self.plan.objects)[-3:])
+        for d in self.plan.dimensions:
+            for value in d.ends() if d.choices and d.key.startswith(BUILT) else ():
+                try:
+                    run.check(self._config({d.key: value}), self.plan.objects)
+                except PotstillError as error:
+                    error.where = f"--over {d.key}={value}" + (f", {error.where}" if error.where else "")
+                    raise
+
+    def _config(self, values: dict[str, Any]) -> Config:
+        """The configuration of a trial, but for its folder."""
+        config = self.plan.resolved(values)
+        if self.teacher:
+            assert config.teacher is not None
+            known: dict[str, Any] = {"model": self.teacher, "kwargs": {}, "epochs": None}
+            config = config.model_copy(update={"teacher": config.teacher.model_copy(update=known)})
+        return config
+
+    def _work(self) -> None:
+        """Trials, until there are as many as were wanted."""
+        wrong = 0
+        while (trial := self.ledger.ask(self.plan.trials, self.first)) is not None:
+            error = self._trial(trial)
+            wrong = wrong + 1 if error else 0
+            self._write()
+            self.teller.news()
+            if error and wrong == IN_A_ROW:
+                error.why = f"{wrong} trials failed in a row, the last one by this" + (
+                    f"; {error.why}" if error.why else ""
+                )
+                raise error
+
+    def _trial(self, trial: Any) -> PotstillError | None:
+        """One trial, told to the ledger; the error, where it failed."""
+        values, ledger = self.ledger.values(trial), self.ledger
+        home = self.folder / "trials" / trial.user_attrs["home"]
+        settings = {k: v for k, v in values.items() if k != PRUNE}
+        epochs = 0
+        with self.teller.status(trial.number) as status:
+
+            def told(epoch: int, value: float) -> bool:
+                nonlocal epochs
+                epochs = epoch
+                status(f"epoch {epoch}, {100 * value:.2f} % val")
+                return ledger.report(trial, epoch, value) and epoch < config.epochs
+
+            try:
+                config = self._config(settings).model_copy(update={"out": str(home.parent), "name": home.name})
+                outcome = attempt(
+                    config,
+                    home,
+                    prune=values.get(PRUNE),
+                    recover=self.plan.recovery,
+                    objects=self.plan.objects,
+                    console=self._inner(),
+                    told=told,
+                )
+            except Stopped as stop:
+                ledger.tell(trial, how="stopped", why=stop.what, epochs=epochs)
+            except DivergedError as error:
+                ledger.tell(trial, how="diverged", why=error.what, epochs=epochs)
+            except InterruptedRun as error:
+                raise InterruptedRun(f"interrupted; what is done is in {self.folder}", hint="the same again") from error
+            except MachineError:
+                raise
+            except PotstillError as error:
+                ledger.tell(trial, how="failed", why=str(error), epochs=epochs)
+                return error
+            else:
+                aims = [outcome.value, *([outcome.costs[self.plan.second]] if self.plan.second else [])]
+                ledger.tell(trial, aims, costs=outcome.costs, epochs=outcome.epochs)
+        return None
+
+    def _inner(self) -> Console:
+        """What the trials themselves say: nothing, or everything."""
+        return self.console if self.console.verbose else Console(quiet=True)
+
+    def _hire(self) -> None:
+        """Start the other workers: the same plan in processes of their own."""
+        threads = max(1, (os.cpu_count() or 1) // self.plan.workers)
+        torch.set_num_threads(min(torch.get_num_threads(), threads))
+        logs = self.folder / ".workers"
+        for i in range(1, self.plan.workers):
+            with open(logs / f"{i}.log", "wb") as log:
+                other = subprocess.Popen(
+                    [sys.executable, "-m", "potstill.search.worker"],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                )
+            self.others.append(other)
+            assert other.stdin is not None
+            other.stdin.write(json.dumps(self.plan.shared()).encode())
+            other.stdin.close()
+
+    def _waiting(self) -> bool:
+        """Wait for the other workers; whether trials are left although all have gone."""
+        while any(other.poll() is None for other in self.others):
+            time.sleep(POLL)
+            self.teller.news()
+        for i, other in enumerate(self.others, 1):
+            if other.returncode not in (0, None):
+                self.console.say(f"  a worker ended with code {other.returncode}: {self.folder / '.workers'}/{i}.log")
+        self.others = []
+        return self.ledger.lacks(self.plan.trials)
+
+    def _dismiss(self) -> None:
+        """Ask the workers that are left to stop; they save their state."""
+        for other in self.others:
+            other.terminate()
+        for other in self.others:
+            other.wait()
+
+    def _write(self) -> dict[str, Any]:
+        """``sweep.json`` and ``sweep.html`` as things stand."""
+        with self.ledger.lock:
+            found = facts.collect(self.ledger, self.plan.about)
+            write(self.folder, found)
+        return found
+
+    def _recipes(self, found: dict[str, Any]) -> None:
+        """The settings of the best trial, or of those on the front, as configurations to go on with."""
+        own = self.plan.base.config
+        for row in found["trials"]:
+            if row["number"] in (found["front"] or [found["best"]]):
+                values = {k: v for k, v in row["settings"].items() if k != PRUNE}
+                update = {"out": own.out, "name": None, "control": own.control, "track": own.track}
+                config = self._config(values).model_copy(update=update)
+                write_atomically(self.folder / recipe(row), dump(config).encode())
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8") if path.is_file() else ""
+
+
+__all__ = ["SweepResult", "run_sweep"]
