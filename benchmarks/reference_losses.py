@@ -11,27 +11,19 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.reference_features import FEATURES
+from benchmarks.reference_logits import LOGITS
 from potstill.types import Batch
 
+T = TypeVar("T")
 Says = Any  # a tensor, or a list of them
 Reference = Callable[[Says, Says], Tensor]
-
-
-def kd(loss: Any, batch: Batch) -> Reference:
-    """KL divergence of softened probabilities, summed, over the batch size."""
-
-    def run(s: Tensor, t: Tensor) -> Tensor:
-        T = loss.temperature
-        log_p, q = F.log_softmax(s / T, 1), F.softmax(t / T, 1)
-        return F.kl_div(log_p, q, reduction="sum") * T**2 / len(s)
-
-    return run
 
 
 def at(loss: Any, batch: Batch) -> Reference:
@@ -269,7 +261,7 @@ def kdsvd(loss: Any, batch: Batch) -> Reference:
     return run
 
 
-def drawn(what: Callable[[], Tensor]) -> Tensor:
+def drawn(what: Callable[[], T]) -> T:
     """Random numbers from one seed, the generator left as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -288,5 +280,7 @@ def given_index(name: str, loss: Any, batch: Batch) -> dict[str, Tensor]:
 
 
 REFERENCES: dict[str, Callable[[Any, Batch], Reference]] = {
-    f.__name__: f for f in (kd, at, sp, pkt, rkd, ab, ft, nst, fsp, kdsvd, crd, crcd)
+    **LOGITS,
+    **FEATURES,
+    **{f.__name__: f for f in (at, sp, pkt, rkd, ab, ft, nst, fsp, kdsvd, crd, crcd)},
 }

@@ -46,3 +46,26 @@ def test_nearly_constant_probabilities_are_damped_by_epsilon():
     assert (size < 1e-7).all()
     expected = 1 - (p * q).sum(1) / (size + 1e-8)
     torch.testing.assert_close(DIST(1.0, 1.0, 0.0)(s, t).double(), expected, rtol=0, atol=1e-2)
+
+
+def test_a_constant_class_or_sample_counts_as_uncorrelated_without_gradient():
+    torch.manual_seed(3)
+    s, t = torch.randn(6, 4), torch.randn(6, 4)
+    for which in "st":
+        x, y = s.clone(), t.clone()
+        (x if which == "s" else y)[2] = 5.0  # a sample whose classes are alike
+        x.requires_grad_()
+        rows = DIST(1.0, 1.0, 0.0)(x, y)
+        assert rows[2] == 1
+        rows.sum().backward()
+        assert x.grad[2].abs().max() == 0
+        assert (x.grad[:2].abs().amax(1) > 0).all()
+        x, y = s.clone(), t.clone()
+        (x if which == "s" else y)[:, 1] = -400.0  # a class that is impossible for all
+        x.requires_grad_()
+        rows = DIST(1.0, 0.0, 1.0)(x, y)
+        rows.sum().backward()
+        p, q = (z.detach().double().softmax(1)[:, [0, 2, 3]] for z in (x, y))
+        others = torch.stack([torch.corrcoef(torch.stack([p[:, i], q[:, i]]))[0, 1] for i in range(3)]).sum()
+        torch.testing.assert_close(rows.double(), (1 - others / 4).expand(6), rtol=1e-5, atol=1e-5)
+        assert x.grad.isfinite().all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from potstill.errors import ModelError
-from potstill.losses._maps import BatchNorm, as_map, as_maps, at_one_size, map_shape, map_shapes
+from potstill.losses._maps import BatchNorm, as_map, as_maps, at_one_size, map_shape, map_shapes, pooled
 
 
 @pytest.mark.parametrize("extra", [0, 1, 2, 5], ids=["patches", "class", "class+distillation", "class+registers"])
@@ -46,3 +46,12 @@ def test_batchnorm_is_torchs_but_for_a_single_value():
     torch.testing.assert_close(ours(one), theirs.eval()(one))
     assert torch.equal(ours.running_mean, state)
     assert ours(torch.randn(5, 3)).shape == (5, 3)
+
+
+def test_pooled_is_the_average_over_positions():
+    f = torch.randn(2, 3, 4, 5)
+    torch.testing.assert_close(pooled(f), f.mean((2, 3)))
+    torch.testing.assert_close(pooled(f[:, :, :1, :2]), f[:, :, 0, :2].mean(2))
+    torch.testing.assert_close(pooled(f[:, :, :3, :1]), f[:, :, :3, 0].mean(2))
+    torch.testing.assert_close(pooled(f[:, :, 0, 0]), f[:, :, 0, 0])
+    assert pooled(f.half()[:, :, :1, :1]).dtype == torch.float32

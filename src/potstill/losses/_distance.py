@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from potstill.losses._maps import Features, Shapes, as_list, map_shapes
+from potstill.losses._maps import Features, Shapes, map_shapes, pooled
 from potstill.losses.base import Loss
 from potstill.types import Batch
 
@@ -30,5 +30,5 @@ class Distance(Loss):
         self.regressor = nn.Identity() if c == C else nn.Linear(c, C)
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
-        f, g = (as_list(x)[-1].mean((2, 3)) for x in (s, t))
+        f, g = (pooled(x if isinstance(x, Tensor) else x[-1]) for x in (s, t))
         return F.mse_loss(self.regressor(f), g, reduction="none").mean(1)

@@ -26,15 +26,17 @@ def labelled(batch: Batch | None, loss: str) -> tuple[Tensor, Tensor]:
     return y.clamp_min(0), (y >= 0).float()
 
 
-def apart(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Split logits (B, C) into the log-odds of class ``y`` against all others, (B,), and the others' logits, (B, C - 1).
+def apart(y: Tensor, *logits: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Split each of these logits (B, C) into the log-odds of class ``y`` against all others, (B,), and the others', (B, C - 1).
 
     Everything stays in logits, so nothing is lost where the softmax of class ``y`` rounds to 1: ``log(1 - p)`` of a
     summed softmax is minus infinity from a gap of about 100 on.
     """
-    columns = torch.arange(z.shape[1] - 1, device=z.device)
-    others = z.gather(1, columns + (columns >= y[:, None]).long())
-    return z.gather(1, y[:, None]).squeeze(1) - others.logsumexp(1), others
+    y = y[:, None]
+    columns = torch.arange(logits[0].shape[1] - 1, device=y.device)
+    columns = columns + (columns >= y)
+    split = [(z.gather(1, y).squeeze(1), z.gather(1, columns)) for z in logits]
+    return [(label - others.logsumexp(1), others) for label, others in split]
 
 
 def three_classes(s: Tensor, loss: str) -> None:

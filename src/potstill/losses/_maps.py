@@ -75,6 +75,12 @@ def as_map(f: Tensor) -> Tensor:
     return f[:, -H * W :].transpose(1, 2).unflatten(2, (H, W)) if f.ndim == 3 else f.reshape(len(f), C, H, W)
 
 
+def pooled(f: Tensor) -> Tensor:
+    """A feature averaged over its positions, (B, C), float32."""
+    f = as_map(f)
+    return f.flatten(1) if f.shape[2] * f.shape[3] == 1 else f.mean((2, 3))
+
+
 def as_list(f: Features) -> list[Tensor]:
     """One feature or several as a list of maps (B, C, H, W)."""
     return [as_map(f)] if isinstance(f, Tensor) else [as_map(g) for g in f]

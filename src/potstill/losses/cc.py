@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.losses._relations import inner, unit, vectors
@@ -79,6 +80,4 @@ def neighbours(a: Tensor, b: Tensor) -> Tensor:
     """Products of the differences of neighbours in the batch, shared out to its samples, (B,)."""
     delta = (a - b).abs()
     pairs = (delta[:-1] * delta[1:]).sum(1)
-    none = pairs.new_zeros(1)
-    share = torch.cat((none, pairs)) + torch.cat((pairs, none))
-    return share * (len(a) / (2 * max(len(a) - 1, 1)))
+    return (F.pad(pairs, (1, 0)) + F.pad(pairs, (0, 1))) * (len(a) / (2 * max(len(a) - 1, 1)))

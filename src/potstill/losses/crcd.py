@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from potstill.errors import ModelError
 from potstill.losses._heads import FrozenHead, Linear, LiveHead
 from potstill.losses._logits import labelled
-from potstill.losses._maps import as_map, map_shape
+from potstill.losses._maps import map_shape, pooled
 from potstill.losses._memory import EPS, Embed, Memory, Negatives
 from potstill.losses._relations import inverse_root, unit
 from potstill.losses.base import Loss
@@ -103,7 +103,7 @@ class CRCD(Loss):
         """
         if batch is None:
             raise TypeError("CRCD remembers samples by their ids: give it the batch")
-        s, t = as_map(s).mean((2, 3)), as_map(t).mean((2, 3))
+        s, t = pooled(s), pooled(t)
         if index is None:
             index = torch.cat([batch.ids[:, None], self.others(batch.ids, self.negatives, self.balanced)], 1)
         loss = self.features(s, t, batch.ids, index)

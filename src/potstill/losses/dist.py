@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from potstill.losses._relations import deviations
 from potstill.losses.base import Loss
 from potstill.losses.kd import same_classes
 from potstill.ranges import NonNegative, Positive
@@ -52,6 +52,16 @@ class DIST(Loss):
 
 
 def pearson(x: Tensor, y: Tensor, dim: int) -> Tensor:
-    """Pearson's correlation of two matrices along ``dim``; 0 where one of them is constant."""
-    x, y = deviations(x, dim), deviations(y, dim)
-    return (x * y).sum(dim) / (x.norm(dim=dim) * y.norm(dim=dim) + 1e-8)
+    """Pearson's correlation of two matrices along ``dim``; 0, without gradient, where one is constant but for rounding."""
+    (x, xx, x_constant), (y, yy, y_constant) = centred(x, dim), centred(y, dim)
+    product = xx * yy
+    none = x_constant | y_constant | (product <= 1e-30)  # the root's slope is infinite at 0
+    return (x * y).sum(dim) / (product.masked_fill(none, torch.inf).sqrt() + 1e-8)
+
+
+def centred(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``x`` less its mean along ``dim``, its sum of squares there, and whether that is rounding."""
+    mean = x.mean(dim, keepdim=True)
+    x = x - mean
+    squares = x.square().sum(dim)
+    return x, squares, squares <= 1e-12 * x.shape[dim] * mean.squeeze(dim).square()

@@ -58,7 +58,7 @@ class DKD(Loss):
         s, t = s.float(), t.float()
         if self.standardize:
             s, t = standardized(s), standardized(t)
-        (s_odds, s_others), (t_odds, t_others) = apart(s / self.temperature, y), apart(t / self.temperature, y)
+        (s_odds, s_others), (t_odds, t_others) = apart(y, s / self.temperature, t / self.temperature)
         target = binary_kl(s_odds, t_odds)
         others = kl(s_others, t_others)
         return self.temperature**2 * has_label * (self.alpha * target + self.beta * others)

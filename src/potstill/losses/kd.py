@@ -61,6 +61,5 @@ def standardized(z: Tensor) -> Tensor:
     ``std`` has an infinite slope at 0 (0/0 in its backward), so the root is taken of a variance that is held above 1e-14,
     far below the 1e-7 that the paper adds.
     """
-    centred = z - z.mean(1, keepdim=True)
-    variance = centred.square().sum(1, keepdim=True) / max(z.shape[1] - 1, 1)
-    return centred / (torch.sqrt(variance.clamp_min(1e-14)) + 1e-7)
+    variance, mean = torch.var_mean(z, 1, correction=min(z.shape[1] - 1, 1), keepdim=True)
+    return (z - mean) / (variance.clamp_min(1e-14).sqrt() + 1e-7)

@@ -42,7 +42,7 @@ class NKD(Loss):
         same_classes(s, t)
         three_classes(s, "NKD")
         y, has_label = labelled(batch, "NKD")
-        (s_odds, s_others), (t_odds, t_others) = apart(s.float(), y), apart(t.float(), y)
+        (s_odds, s_others), (t_odds, t_others) = apart(y, s.float(), t.float())
         target = -t_odds.sigmoid() * logsigmoid(s_odds)
         soft = (t_others / self.temperature).softmax(1)
         others = -(soft * (s_others / self.temperature).log_softmax(1)).sum(1)

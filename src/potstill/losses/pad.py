@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from potstill.losses._maps import BatchNorm, Features, Shapes, as_list, map_shapes
+from potstill.losses._maps import BatchNorm, Features, Shapes, map_shapes, pooled
 from potstill.losses.base import Loss
 from potstill.types import Batch
 
@@ -46,7 +46,7 @@ class PAD(Loss):
         self.log_variance = nn.Sequential(nn.Linear(c, width), BatchNorm(width))
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
-        f, g = (as_list(x)[-1].mean((2, 3)) for x in (s, t))
+        f, g = (pooled(x if isinstance(x, Tensor) else x[-1]) for x in (s, t))
         distance = (self.regressor(f) - g).square() if self.loss is None else self.loss(s, t, batch)[:, None]
         with torch.autocast(f.device.type, enabled=False):
             v = self.log_variance(f)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.losses._heads import FrozenHead, Linear
-from potstill.losses._maps import BatchNorm, as_map, conv, map_shape
+from potstill.losses._maps import BatchNorm, as_map, conv, map_shape, pooled
 from potstill.losses.base import Loss
 from potstill.ranges import NonNegative
 from potstill.types import Batch, Shape
@@ -58,7 +58,7 @@ class SRRL(Loss):
         self.head = FrozenHead(t_head, C, "teacher", "SRRL")
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
-        ours, theirs = self.connector(as_map(s)).float().mean((2, 3)), as_map(t).mean((2, 3))
+        ours, theirs = pooled(self.connector(as_map(s))), pooled(t)
         features = F.mse_loss(ours, theirs, reduction="none").mean(1)
         logits = F.mse_loss(self.head(ours), self.head(theirs), reduction="none").mean(1)
         return features + self.classification * logits
