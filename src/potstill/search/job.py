@@ -26,7 +26,7 @@ from potstill.files import write_atomically
 from potstill.prepare import untrained
 from potstill.runs import RunFolder
 from potstill.search import facts
-from potstill.search.ledger import Ledger
+from potstill.search.ledger import Ledger, optuna
 from potstill.search.one import Stopped, attempt
 from potstill.search.page import write
 from potstill.search.plan import Plan, recipe
@@ -50,6 +50,7 @@ def run_sweep(plan: Plan, console: Console, lead: bool = True) -> SweepResult:
     Raises:
         PotstillError: of the class of what is wrong.
     """
+    optuna()  # missed before anything is loaded
     return Work(plan, console).go(lead)
 
 
