@@ -69,3 +69,13 @@ def test_a_constant_class_or_sample_counts_as_uncorrelated_without_gradient():
         others = torch.stack([torch.corrcoef(torch.stack([p[:, i], q[:, i]]))[0, 1] for i in range(3)]).sum()
         torch.testing.assert_close(rows.double(), (1 - others / 4).expand(6), rtol=1e-5, atol=1e-5)
         assert x.grad.isfinite().all()
+
+
+def test_classes_that_are_all_but_impossible_for_both_nets_have_a_finite_gradient():
+    torch.manual_seed(4)
+    s, t = torch.randn(6, 4), torch.randn(6, 4)
+    s[:, 1] -= 42  # sums of squares of 1e-36, whose product is 0 in float32
+    t[:, 1] -= 42
+    s.requires_grad_()
+    DIST()(s, t).sum().backward()
+    assert s.grad.isfinite().all()
