@@ -1,12 +1,16 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
+from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 
+from potstill import engine
 from potstill.checkpoint import load_state
 from potstill.engine import backward, fit, split
 from potstill.errors import DivergedError, InterruptedRun
@@ -204,3 +208,26 @@ def test_the_loss_is_the_mean_over_the_samples_of_the_epoch() -> None:
     expected = torch.cat([x["ce"] for x in losses]).mean().item()
     assert rows[0]["train"]["links"]["ce"] == pytest.approx(expected, rel=1e-4)
     assert math.isfinite(expected)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_without_fabrics_wrappers_a_step_is_the_same_to_the_bit(
+    precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, got = stage(2, accumulate=2), stage(2, accumulate=2)
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    assert engine.alone(fabric)
+    called: list[type] = []
+    monkeypatch.setattr(_FabricModule, "forward", lambda self, batch: called.append(type(self)))
+    torch.manual_seed(5)  # of dropout
+    fit([got], fabric)
+    assert not called
+    monkeypatch.undo()
+    monkeypatch.setattr(engine, "alone", lambda fabric: False)
+    torch.manual_seed(5)
+    fit([wanted], fabric)
+    assert torch.equal(weights(wanted), weights(got))
+    scaling = MixedPrecision("bf16-mixed", "cpu")
+    scaling.scaler = torch.amp.GradScaler("cpu")
+    monkeypatch.undo()
+    assert not engine.alone(Fabric(accelerator="cpu", devices=1, plugins=scaling))

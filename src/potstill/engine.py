@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
+from lightning_fabric.strategies import SingleDeviceStrategy
 from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -141,6 +144,7 @@ def fit(
         stage, steps = stages[at.stage], len(stages[at.stage].stream)
         raw = stage.optimizer(stage.scheme)
         net, optimizer = fabric.setup(stage.scheme, raw)
+        lean = alone(fabric)
         scheduler, per = stage.scheduler(raw, steps) or (None, "")
         watch = Watch(fabric, check_every, folder)
         if state and state["optimizer"]:  # after the set-up: an optimizer's state follows its parameters to the device
@@ -174,12 +178,12 @@ def fit(
                 at.lr = raw.param_groups[0]["lr"]
             for batch in stage.stream.epoch(at.epoch, start=at.step):
                 batch = batch._replace(progress=(at.epoch * steps + at.step) / (stage.epochs * steps))
-                names, means = backward(fabric, net, batch, stage.accumulate)
+                names, means = backward(fabric, stage.scheme if lean else net, batch, stage.accumulate)
                 watch.add(names, means, batch, stage.scheme)
                 if stage.clip:
                     fabric.clip_gradients(net, optimizer, max_norm=stage.clip)
-                optimizer.step()
-                optimizer.zero_grad()
+                (raw if lean else optimizer).step()
+                raw.zero_grad()
                 if scheduler and per == "step":
                     scheduler.step()
                 at.step, at.total_steps = at.step + 1, at.total_steps + 1
@@ -224,16 +228,34 @@ def fit(
     return at
 
 
-def backward(fabric: Fabric, net: _FabricModule, batch: Batch, parts: int) -> tuple[list[str], Tensor]:
-    """Add the gradient of the sum of all mean losses; the names of the links and their means, (links,)."""
+def alone(fabric: Fabric) -> bool:
+    """Whether there is one process and no scaling of gradients. What Fabric's wrappers do in a step is then the forward context
+    of the precision, and some 100 us of looking for more to do."""
+    strategy = fabric.strategy
+    simple = type(strategy.precision) is Precision or (
+        type(strategy.precision) is MixedPrecision and strategy.precision.scaler is None
+    )
+    return type(strategy) is SingleDeviceStrategy and simple
+
+
+def backward(fabric: Fabric, net: nn.Module, batch: Batch, parts: int) -> tuple[list[str], Tensor]:
+    """Add the gradient of the sum of all mean losses; the names of the links and their means, (links,).
+
+    Args:
+        net: the scheme as Fabric wrapped it; or itself, where :func:`alone` allows it.
+    """
     size, means, names = len(batch.ids), [], []
-    pieces = split(batch, parts)
+    pieces, wrapped = split(batch, parts), isinstance(net, _FabricModule)
     for i, part in enumerate(pieces):
-        with fabric.no_backward_sync(net, enabled=i < len(pieces) - 1):
-            losses: dict[str, Tensor] = net(part)
+        later = i < len(pieces) - 1
+        with fabric.no_backward_sync(net, later) if isinstance(net, _FabricModule) else nullcontext():
+            with nullcontext() if wrapped else fabric.strategy.precision.forward_context():
+                losses: dict[str, Tensor] = net(part)
             names = list(losses)
-            means.append(torch.stack([loss.mean() for loss in losses.values()]) * (len(part.ids) / size))
-            fabric.backward(means[-1].sum())
+            mean = torch.stack([loss.float().mean() for loss in losses.values()])
+            means.append(mean if len(pieces) == 1 else mean * (len(part.ids) / size))
+            loss = means[-1].sum()
+            fabric.backward(loss) if wrapped else loss.backward()
     return names, means[0].detach() if len(means) == 1 else torch.stack(means).detach().sum(0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 import torch
@@ -53,16 +54,16 @@ class Watch:
         self.names, means = names, means.detach()
         if self.sums is None:
             self.sums = torch.zeros(len(names), dtype=self.dtype, device=means.device)
-        self.sums += means * len(batch.ids)
+        self.sums.add_(means, alpha=len(batch.ids))
         self.seen += len(batch.ids)
         self.step += 1
-        wrong = ~torch.isfinite(means)
         if self.every > 1:
+            wrong = ~torch.isfinite(means)
             if self.bad is None:
                 self.bad = torch.full((len(names),), -1, device=means.device)
             self.bad = torch.where((self.bad < 0) & wrong, self.step, self.bad)
-        elif wrong.any():
-            self.bad = torch.where(wrong, self.step, -1)
+        elif not all(map(math.isfinite, means.tolist())):  # one call, not three
+            self.bad = torch.where(torch.isfinite(means), -1, self.step)
         if self.step % self.every == 0:
             self.look(net, batch)
 

@@ -173,9 +173,10 @@ def fill(
         batch: pictures at a time.
         on_batch: told how many records are left, after each; what it raises ends the filling.
     """
-    store, before = cached.store, cached.store.left
+    store, asked = cached.store, 0
     while store.writing and store.left:
         for rows in store.gaps(batch):
             store.write(rows, cached.layout.encode(live(cached.pictures(rows, data, views))).cpu().numpy())
+            asked += len(rows)
             on_batch(store.left)
-    return before - store.left
+    return asked
