@@ -401,9 +401,10 @@ def _introduce(who: str, net: Net, ready: Ready, tail: str = "") -> None:
 
 
 def label(net: Net) -> str:
-    """What to call a net: its source and what it was made with, ``zoo:cnn(widths=(8, 16))``."""
+    """What to call a net: its source, what it was made with, what was cut since: ``zoo:cnn(widths=(8, 16)), pruned``."""
     made = {k: v for k, v in net.kwargs.items() if k not in ("num_classes", "in_channels")}
-    return net.spec + (f"({', '.join(f'{k}={v!r}' for k, v in made.items())})" if made else "")
+    name = net.spec + (f"({', '.join(f'{k}={v!r}' for k, v in made.items())})" if made else "")
+    return ", ".join([name, *(net.surgery.words if net.surgery else ())])
 
 
 def count(n: float) -> str:

@@ -76,6 +76,8 @@ def test_an_interrupted_chain_goes_on_and_ends_as_if_it_had_not_been(teacher_run
     assert [s["name"] for s in facts] == ["0-student", "1-counted", "2-prune", "3-recover"]
     assert facts[1]["facts"]["before"] == ["0-student"]
     assert facts[2]["facts"]["parameters"] < facts[0]["facts"]["parameters"]
+    run = json.loads((resumed.path / "3-recover" / "run" / "run.json").read_text())
+    assert run["student"]["model"].endswith(", pruned")
     assert facts[3]["facts"]["test"]["top1"] == pytest.approx(evaluate(str(resumed.path))["top1"])
     loaded = potstill.load(resumed.path)
     assert sum(p.numel() for p in loaded.parameters()) == facts[3]["facts"]["parameters"]

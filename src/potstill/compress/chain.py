@@ -28,7 +28,7 @@ from potstill.files import write_atomically, write_json
 from potstill.models import resolve as net_of
 from potstill.models.net import Net
 from potstill.models.resolve import load_student, save_student
-from potstill.prepare import Objects
+from potstill.prepare import Objects, label
 from potstill.report import report
 
 OWN = ("student.safetensors", "student.json", "config.yaml")
@@ -169,7 +169,7 @@ def run_chain(
             _say(console, row)
         for own in OWN:
             write_atomically(out / own, (folder / own).read_bytes())
-        facts = {"format": 1, "potstill": __version__, "status": "done", "model": source.spec, "stages": rows}
+        facts = {"format": 1, "potstill": __version__, "status": "done", "model": label(source), "stages": rows}
         write_json(out / "chain.json", facts)
         report(out)
     return Compressed(out, facts, net)

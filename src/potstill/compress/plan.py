@@ -129,7 +129,7 @@ def planned(source: Net, config: Config, objects: Objects, **said: Any) -> list[
 
 def words_of(section: CompressConfig | None) -> Plan:
     """What ``compress:`` in a configuration says; defaults say nothing."""
-    return {} if section is None else words(**section.model_dump(exclude_unset=True))
+    return {} if section is None else words(**section.model_dump(exclude_defaults=True))
 
 
 def checked(plan: Plan) -> None:

@@ -45,6 +45,12 @@ class Surgery:
     def __bool__(self) -> bool:
         return bool(self.factors or self.sizes or self.zeros)
 
+    @property
+    def words(self) -> list[str]:
+        """What was done, for names of nets."""
+        done = {"factorised": self.factors, "pruned": self.sizes, "sparse": self.zeros}
+        return [word for word, what in done.items() if what]
+
     def to_json(self) -> dict[str, Any]:
         return {
             "factors": dict(self.factors),
