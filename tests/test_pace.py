@@ -67,9 +67,19 @@ def taught(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return nets
 
 
-def test_exact_is_the_default_and_says_what_the_users_net_says(
+def test_by_default_the_teacher_is_brought_to_channels_last(
     teacher_run: Path, tmp_path: Path, taught: list[Any]
 ) -> None:
+    run = distil(teacher_run, tmp_path, "x", "auto", epochs=1)
+    assert potstill.config.schema.TeacherConfig(model="x").speed == "auto"
+    assert run.facts["speed"] == []
+    assert not isinstance(taught[-1], Swift)
+    maps = [p for p in taught[-1].parameters() if p.dim() == 4 and p.shape[1] > 1]
+    assert maps
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in maps)
+
+
+def test_exact_says_what_the_users_net_says(teacher_run: Path, tmp_path: Path, taught: list[Any]) -> None:
     run = distil(teacher_run, tmp_path, "x", "exact", epochs=1)
     assert run.facts["speed"] == []
     assert not any("speed" in line for line in run.facts["preflight"])
@@ -80,7 +90,6 @@ def test_exact_is_the_default_and_says_what_the_users_net_says(
     with torch.no_grad():
         assert torch.equal(net(x)["logits"], loaded.module.eval()(loaded.preprocess(x)))
     assert all(p.is_contiguous() for p in net.parameters())
-    assert potstill.config.schema.TeacherConfig(model="x").speed == "exact"
 
 
 def test_a_run_uses_what_was_chosen_and_says_so(

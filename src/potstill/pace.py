@@ -18,8 +18,8 @@ SHORT = 100
 
 
 def speed_of(ready: Ready) -> str:
-    """``exact``, ``equal`` or ``fast``, as configured."""
-    return ready.config.teacher.speed if ready.config.teacher else "exact"
+    """``auto``, ``exact``, ``equal`` or ``fast``, as configured."""
+    return ready.config.teacher.speed if ready.config.teacher else "auto"
 
 
 def hasten(ready: Ready, schemes: Iterable[tuple[Scheme | SpotAdaptive, int]], x: torch.Tensor) -> list[str]:
@@ -35,7 +35,7 @@ def hasten(ready: Ready, schemes: Iterable[tuple[Scheme | SpotAdaptive, int]], x
         MachineError: what the run was started with is not possible here.
     """
     lines, speed = [], speed_of(ready)
-    for scheme, forwards in schemes if speed != "exact" else ():
+    for scheme, forwards in schemes if speed in ("equal", "fast") else ():
         live = scheme.nets["teacher"] if "teacher" in scheme.active else None
         if not isinstance(live, Frozen) or not isinstance(live.net, Tapped):
             continue

@@ -161,13 +161,13 @@ class Ready:
 
     def placed(self, scheme: Scheme | SpotAdaptive) -> Scheme | SpotAdaptive:
         """The scheme on the device, its convolutions channels-last where all layers can do with that (1.3 to 1.6 times as fast
-        on a CPU, and what tensor cores want; equal but for rounding). In float32 a frozen teacher stays as it was given:
-        its answers are to be those of the user's net, to the last bit, unless ``teacher.speed`` says otherwise."""
+        on a CPU, and what tensor cores want; equal but for rounding). With ``teacher.speed=exact`` a frozen teacher stays as it
+        was given: its answers are those of the user's net, to the last bit."""
         self.swift(scheme).to(self.fabric.device)
         if self.channels_last:
-            single = self.fabric.strategy.precision.precision == "32-true"
+            exact = self.config.teacher is not None and self.config.teacher.speed == "exact"
             nets = [
-                n for n in scheme.nets.values() if not isinstance(n, Frozen) or not (single or isinstance(n.net, Swift))
+                n for n in scheme.nets.values() if not isinstance(n, Frozen) or not (exact or isinstance(n.net, Swift))
             ]
             parts: list[Any] = [scheme.links, *nets] if isinstance(scheme, Scheme) else [scheme]
             for part in parts:

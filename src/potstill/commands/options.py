@@ -17,7 +17,7 @@ Teacher = Annotated[
     str | None, typer.Option("--teacher", metavar="MODEL", help="The net that teaches: a run, hf:REPO, ...")
 ]
 TeacherSpeed = Annotated[
-    str | None, typer.Option("--teacher-speed", metavar="HOW", help="exact, equal (but for rounding), fast [exact]")
+    str | None, typer.Option("--teacher-speed", metavar="HOW", help="auto, exact (bit for bit), equal, fast (bf16)")
 ]
 Student = Annotated[
     str | None, typer.Option("--student", metavar="MODEL", help="The net that learns (potstill list models)")

@@ -123,8 +123,9 @@ class TeacherConfig(ModelConfig):
 
     epochs: Count | None = None
     """Passes over the data when it is taught first; null: as many as the student's."""
-    speed: Literal["exact", "equal", "fast"] = "exact"
-    """`exact`: as it was given, to the last bit; `equal` but for rounding, `fast` with bf16 too: each where measured to pay."""
+    speed: Literal["auto", "exact", "equal", "fast"] = "auto"
+    """`auto`: channels-last, as the student; `exact`: as it was given, to the last bit; `equal` but for rounding, `fast` with
+    bf16 too: each where measured to pay."""
 
 
 class WeightSchedule(Section):

@@ -48,7 +48,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Head:
-    """A head that a loss brings for the student: ``loss.deployed_head()`` reads the map at ``at``, the classifier at ``own`` goes."""
+    """A head that a loss brings for the student: ``loss.deployed_head()`` reads the map at ``at``, the one at ``own`` goes."""
 
     loss: Any
     at: str
