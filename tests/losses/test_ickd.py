@@ -39,8 +39,9 @@ def test_both_orders_of_products_agree():
     torch.manual_seed(1)
     wide, tall = torch.randn(2, 3, 50).double(), torch.randn(2, 50, 3).double()
     for x, y in ((wide, torch.randn_like(wide)), (tall, torch.randn_like(tall))):
-        expected = ((x @ x.mT) * (y @ y.mT)).sum(2)
-        torch.testing.assert_close(products(x, y), expected)
+        pairs = ((x, x), (y, y), (x, y))
+        for got, (a, b) in zip(products(x, y), pairs, strict=True):
+            torch.testing.assert_close(got, ((a @ a.mT) * (b @ b.mT)).sum(2))
 
 
 def test_a_student_whose_channels_fire_like_the_teachers_has_loss_zero():
@@ -68,6 +69,7 @@ def test_no_matrix_is_larger_than_the_smaller_form_needs(C, s_positions, t_posit
         return inner(x, y)
 
     monkeypatch.setattr("potstill.losses.ickd.inner", counted)
+    monkeypatch.setattr("potstill.losses.ickd.gram", counted)
     products(torch.randn(2, C, s_positions), torch.randn(2, C, t_positions))
     assert max(sizes) <= C * min(C, max(s_positions, t_positions))
 

@@ -77,6 +77,8 @@ def as_map(f: Tensor) -> Tensor:
 
 def pooled(f: Tensor) -> Tensor:
     """A feature averaged over its positions, (B, C), float32."""
+    if f.ndim == 2:
+        return f.float()
     f = as_map(f)
     return f.flatten(1) if f.shape[2] * f.shape[3] == 1 else f.mean((2, 3))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -53,15 +55,14 @@ class DIST(Loss):
 
 def pearson(x: Tensor, y: Tensor, dim: int) -> Tensor:
     """Pearson's correlation of two matrices along ``dim``; 0, without gradient, where one is constant but for rounding."""
-    (x, xx, x_constant), (y, yy, y_constant) = centred(x, dim), centred(y, dim)
-    product = xx * yy
-    none = x_constant | y_constant | (product <= 1e-30)  # the root's slope is infinite at 0
-    return (x * y).sum(dim) / (product.masked_fill(none, torch.inf).sqrt() + 1e-8)
+    (x, x_norm, x_constant), (y, y_norm, y_constant) = centred(x, dim), centred(y, dim)
+    norms = (x_norm * y_norm).masked_fill(x_constant | y_constant, torch.inf)
+    return (x * y).sum(dim) / (norms + 1e-8)
 
 
 def centred(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``x`` less its mean along ``dim``, its sum of squares there, and whether that is rounding."""
+    """``x`` less its mean along ``dim``, its norm there, and whether that is rounding; probabilities, so the mean is >= 0."""
     mean = x.mean(dim, keepdim=True)
     x = x - mean
-    squares = x.square().sum(dim)
-    return x, squares, squares <= 1e-12 * x.shape[dim] * mean.squeeze(dim).square()
+    norm = x.norm(dim=dim)
+    return x, norm, norm <= 1e-6 * math.sqrt(x.shape[dim]) * mean.squeeze(dim)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from potstill.errors import ModelError
 from potstill.losses._maps import BatchNorm, as_map, conv, map_shape
-from potstill.losses._relations import inner, inverse_root, unit
+from potstill.losses._relations import gram, inner, inverse_root
 from potstill.losses.base import Loss
 from potstill.types import Batch, Shape
 
@@ -47,7 +47,7 @@ class ICKD(Loss):
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
         f, h = channels(self.embed(as_map(s))), channels(as_map(t))
-        ff, hh, fh = products(f, f), products(h, h), products(f, h)
+        ff, hh, fh = products(f, h)
         of_f, of_h = inverse_root(ff), inverse_root(hh)
         # |u - v|² = |u|² + |v|² - 2 uv for rows of length 1, or 0 where a channel is dead
         return (ff * of_f.square() + hh * of_h.square() - 2 * fh * of_f * of_h).mean(1)
@@ -55,11 +55,15 @@ class ICKD(Loss):
 
 def channels(f: Tensor) -> Tensor:
     """A map as (B, C, H·W), each sample's brought to length 1, which the loss does not see but float32 does."""
-    return unit(f.float().flatten(1)).reshape(len(f), f.shape[1], -1)
+    flat = f.float().flatten(1)
+    scale = inverse_root(flat.detach().square().sum(1, keepdim=True))  # what does not see it has no gradient through it
+    return (flat * scale).reshape(len(f), f.shape[1], -1)
 
 
-def products(f: Tensor, h: Tensor) -> Tensor:
-    """The inner product of row c of F Fᵀ with row c of H Hᵀ, for every channel c, (B, C)."""
-    if f.shape[1] <= h.shape[2]:
-        return (inner(f) * inner(h)).sum(2)
-    return (inner(f, inner(h.mT, f.mT)) * h).sum(2)
+def products(f: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The inner products of rows c of F Fᵀ and F Fᵀ, H Hᵀ and H Hᵀ, F Fᵀ and H Hᵀ, for every channel c, (B, C) each."""
+    if f.shape[1] <= max(f.shape[2], h.shape[2]):
+        a, b = gram(f), gram(h)
+        return a.square().sum(2), b.square().sum(2), (a * b).sum(2)
+    ff, hh, fh = ((inner(x, inner(y.mT, x.mT)) * y).sum(2) for x, y in ((f, f), (h, h), (f, h)))
+    return ff, hh, fh
