@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.compress import guards, posttrain
-from potstill.compress.formats import layer_nodes, onnx_model, write_onnx
+from potstill.compress.formats import layer_nodes, onnx_model, write_onnx, write_pte
 from potstill.compress.program import Whole, capture, card, picture_shape
 from potstill.compress.runtimes import EagerNet, open_artefact
 from potstill.errors import ConfigError, DataError, ModelError
@@ -147,3 +147,17 @@ def test_four_bits_are_packed_low_first():
 
 def test_the_card_is_json(case):
     assert json.loads(json.dumps(card(case.net))) == card(case.net)
+
+
+@pytest.mark.slow  # needs the extra `mobile`, 550 MB
+def test_a_file_of_executorch_says_what_the_net_says(tmp_path):
+    pytest.importorskip("executorch.exir")
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.Flatten(), nn.Linear(8 * 4, 10))
+    net = Net(nn.Sequential(*layers).eval(), "object:small", classes=[str(i) for i in range(10)])
+    net.in_channels, net.size = 3, (8, 8)
+    program = capture(Whole(net), picture_shape(net), dynamic=False)
+    run = open_artefact(write_pte(program, tmp_path / "net.pte", card(net)))
+    x = torch.rand(5, 3, 8, 8).contiguous(memory_format=torch.channels_last)  # taken as it lies, it is wrong
+    assert torch.allclose(run.logits(x), EagerNet(net).logits(x), atol=1e-4)
+    assert run.classes == net.classes
