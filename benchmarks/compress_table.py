@@ -54,12 +54,12 @@ def keep(job: str, found: Iterable[Mapping[str, Any]]) -> None:
 
 def cut(name: str, teacher: str, data: str, out: Path) -> list[dict[str, Any]]:
     """The resnet20 with fewer channels: as it is, with its statistics measured anew, taught, and from labels."""
-    import potstill
+    from potstill.compress.chain import compress
     from potstill.compress.stage import make
 
     cache = {"cache.on": True, "cache.views": EPOCHS, "cache.dtype": "float32", "cache.dir": str(out / "cache")}
     learn = make("recover", epochs=EPOCHS, settings={"seeds": SEEDS, **cache})
-    done = potstill.compress(teacher, out / name, stages=[make("prune", macs=CUTS[name]), learn], data=data)
+    done = compress(teacher, out / name, stages=[make("prune", macs=CUTS[name]), learn], data=data)
     first, pruned, again = (stage["facts"] for stage in done.facts["stages"])
 
     def row(way: str, seed: int, facts: Mapping[str, Any], of: Mapping[str, Any] = pruned) -> dict[str, Any]:
@@ -81,6 +81,7 @@ def files(
     from potstill.compress.export import Export
     from potstill.compress.quantize import Quantize
     from potstill.compress.runtimes import open_artefact
+    from potstill.compress.stage import Stage
     from potstill.compress.verify import measure
     from potstill.models.resolve import load_student
 
@@ -90,8 +91,9 @@ def files(
         file = out / "files" / f"{name}-s{seed} {way}.onnx"
         if not file.exists():
             work.before, work.teacher = {}, large if way.endswith("resnet20") else work.net
-            stages = [Quantize(seed=seed, **WAYS[way])] if WAYS[way] else []
-            for stage in (*stages, Export("onnx")):
+            quantize = [Quantize(seed=seed, **WAYS[way])] if WAYS[way] else []
+            stages: list[Stage] = [*quantize, Export("onnx")]
+            for stage in stages:
                 work.folder = out / "half-made" / f"{name}-{seed}" / way.replace(" ", "-") / stage.kind
                 work.folder.mkdir(parents=True, exist_ok=True)
                 stage.run(work)
