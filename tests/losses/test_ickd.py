@@ -60,7 +60,9 @@ def test_vectors_are_refused(s, t):
         ICKD(s, t)
 
 
-@pytest.mark.parametrize(("C", "s_positions", "t_positions"), [(12, 4, 9), (12, 9, 4), (3, 16, 16), (3, 9, 16)])
+@pytest.mark.parametrize(
+    ("C", "s_positions", "t_positions"), [(12, 4, 9), (12, 9, 4), (6, 4, 9), (6, 9, 4), (3, 16, 16), (3, 9, 16)]
+)
 def test_no_matrix_is_larger_than_the_smaller_form_needs(C, s_positions, t_positions, monkeypatch):
     sizes = []
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.errors import ModelError
+from potstill.losses._relations import inner
 
 
 class Linear(Protocol):
@@ -65,5 +65,4 @@ class FrozenHead(nn.Module):
 
     def forward(self, v: Tensor) -> Tensor:
         """Logits, (B, classes), of vectors (B, width), in float32."""
-        with torch.autocast(v.device.type, enabled=False):
-            return F.linear(v.float(), self.weight, self.bias)
+        return inner(v.float(), self.weight) + self.bias
