@@ -60,6 +60,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("ft", "a, b = (a.square().mean(1), b.square().sum(1))"): SCALE,
     ("ofd", "s, t = (s, torch.maximum(t, margin[:, None, None]))"): PROMOTES,
     ("ofd", "mean = mu - sigma * density / below"): UNUSED,
+    ("ickd", "scale = inverse_root(flat.detach().square().mean(1, keepdim=True))"): SCALE,
     ("ickd", "scale = inverse_root(flat.square().sum(1, keepdim=True))"): "of what does not count the slope is 0",
     ("kdsvd", "with torch.autocast(ss[1].device.type, enabled=False):"): "all maps are on one device",
     ("kdsvd", "_, sigma, vh = torch.linalg.svd(x, full_matrices=True)"): "the first k are read, which are the same",

@@ -84,3 +84,13 @@ def test_tokens_are_maps_of_their_dimensions():
     as_maps.load_state_dict(loss.state_dict())
     expected = as_maps(s[:, 1:].mT.unflatten(2, (2, 2)), t[:, 1:].mT.unflatten(2, (2, 2)))
     torch.testing.assert_close(loss(s, t), expected)
+
+
+def test_neither_the_scale_of_a_map_nor_autocast_counts():
+    torch.manual_seed(4)
+    loss, s, t = ICKD((3, 4, 4), (5, 4, 4)).eval(), torch.randn(4, 3, 4, 4), torch.randn(4, 5, 4, 4)
+    for scale in (1e12, 1e-10):  # the squares of a Gram matrix's entries leave float32 at 1e10 and 1e-9
+        torch.testing.assert_close(loss(s, scale * t), loss(s, t))
+    with torch.autocast("cpu", torch.bfloat16):
+        rows, embedded = loss(s, t), loss.embed(s)
+    torch.testing.assert_close(rows, by_hand(embedded.detach(), t), rtol=1e-4, atol=1e-5)
