@@ -75,3 +75,11 @@ def test_relations_are_in_float32_where_embeddings_are_not():
         rows = loss(s, t)
     expected = (loss.kernel(a.float()) - loss.kernel(b.float())).square().mean(1)
     torch.testing.assert_close(rows, expected, rtol=1e-5, atol=0)
+
+
+def test_a_sample_without_a_neighbour_that_equals_its_teacher():
+    e = torch.ones(1, 3, requires_grad=True)
+    rows = neighbours(e, e.detach())
+    rows.sum().backward()
+    assert rows == 0
+    assert e.grad.tolist() == [[0, 0, 0]]

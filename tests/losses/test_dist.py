@@ -79,3 +79,25 @@ def test_classes_that_are_all_but_impossible_for_both_nets_have_a_finite_gradien
     s.requires_grad_()
     DIST()(s, t).sum().backward()
     assert s.grad.isfinite().all()
+
+
+def test_what_rounding_leaves_of_a_constant_is_not_a_direction():
+    torch.manual_seed(5)
+    for C in range(3, 60):
+        s, constant = torch.randn(2, C, requires_grad=True), torch.zeros(2, C)
+        rows = DIST(1.0, 1.0, 0.0)(s, constant)
+        assert (rows == 1).all()
+        assert torch.autograd.grad(rows.sum(), s)[0].abs().max() == 0
+        z = torch.zeros(2, C, requires_grad=True)
+        assert torch.autograd.grad(DIST(1.0, 1.0, 0.0)(z, s.detach()).sum(), z)[0].abs().max() == 0
+
+
+def test_a_rare_class_still_has_a_direction():
+    torch.manual_seed(6)
+    s, t = torch.randn(6, 4), torch.randn(6, 4)
+    s[:, 1] -= 16
+    p, q = (z.double().softmax(1) for z in (s, t))
+    p, q = p - p.mean(0), q - q.mean(0)
+    assert p[:, 1].norm() < 1e-6
+    expected = 1 - ((p * q).sum(0) / (p.norm(dim=0) * q.norm(dim=0) + 1e-8)).mean()
+    torch.testing.assert_close(DIST(1.0, 0.0, 1.0)(s, t).double(), expected.expand(6), rtol=1e-5, atol=1e-5)

@@ -80,7 +80,7 @@ def neighbours(a: Tensor, b: Tensor) -> Tensor:
     """Products of the differences of neighbours in the batch, shared out to its samples, (B,)."""
     delta = (a - b).abs()
     if len(a) == 1:
-        return 0 * delta.sum(1)  # it has no neighbour
+        return 0 * delta[:, 0]  # it has no neighbour
     pairs = (delta[:-1] * delta[1:]).sum(1)
     halves = F.avg_pool1d(pairs[None], 2, stride=1, padding=1)[0]  # of the pair before and of the one after
     return halves * (len(a) / (len(a) - 1))
