@@ -36,6 +36,7 @@ MAY = {
     "engine": BASE | {"checkpoint", "watch"},
     "compiled": SCHEME | {"teacher"},
     "optim": BASE,
+    "machines": BASE | {"config"},
     "runs": BASE,
     "console": set(),
     "config": BASE | {"methods"},
@@ -84,7 +85,7 @@ def test_every_part_is_listed() -> None:
         "search",
         "trial",
     }
-    top = {"__init__", "_version", "cli", "commands", "doctor", *jobs}  # know everybody
+    top = {"__init__", "__main__", "_version", "cli", "commands", "doctor", *jobs}  # know everybody
     assert parts == {*MAY, *top}
 
 

@@ -23,6 +23,9 @@ from potstill.errors import InterruptedRun
 from potstill.types import Batch
 from potstill.watch import Watch
 
+TOGETHER = 20
+"""Steps after which several processes ask each other whether to save or to stop."""
+
 
 class Batches(Protocol):
     """Data by epoch: ``data.Stream``, or anything of this form."""
@@ -77,8 +80,6 @@ class Position:
     total_steps: int = 0
     lr: float = 0.0
     seconds: float = 0.0
-    seen: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
     worse: int = 0
     journal: int = 0
@@ -135,7 +136,7 @@ def fit(
     if state:
         for stage, saved in zip(stages, state["schemes"], strict=True):
             stage.scheme.load_state_dict(saved)
-        set_rng_state(state["rng"])
+        set_rng_state(own(state, fabric)["rng"])
     if journal:
         journal.truncate(at.journal)
     clock = Clock(at.seconds)
@@ -152,20 +153,22 @@ def fit(
             if scheduler:
                 scheduler.load_state_dict(state["scheduler"])
             fabric.strategy.precision.load_state_dict(state["precision"])
-            watch.restore(at.sums, at.seen, at.total_steps)
-            set_rng_state(state["rng"])  # what the set-up may have drawn is given back
+            mine = own(state, fabric)
+            watch.restore(mine["sums"], mine["seen"], at.total_steps)
+            set_rng_state(mine["rng"])  # what the set-up may have drawn is given back
         state = None
 
         def save(between_stages: bool = False) -> None:
             watch.look(net)  # noqa: B023
-            at.sums, at.seen, at.seconds = watch.so_far(), watch.seen, clock.seconds()  # noqa: B023
+            at.seconds = clock.seconds()
+            each = gathered({"rng": rng_state(), "sums": watch.so_far(), "seen": watch.seen}, fabric)  # noqa: B023
             at.journal = journal.offset() if journal else 0
             clock.saved()
             if last and fabric.is_global_zero:
                 content: dict[str, Any] = {
                     "position": vars(at),
                     "schemes": [s.scheme.state_dict() for s in stages],
-                    "rng": rng_state(),
+                    "processes": each,
                 }
                 content["optimizer"] = None if between_stages else raw.state_dict()  # noqa: B023
                 content["scheduler"] = scheduler.state_dict() if scheduler else {}  # noqa: B023
@@ -188,9 +191,10 @@ def fit(
                     scheduler.step()
                 at.step, at.total_steps = at.step + 1, at.total_steps + 1
                 on_step(stage, at, steps)
-                if at.step < steps and (clock.due(save_every) or (save_steps and at.total_steps % save_steps == 0)):
+                due, stop = agreed(fabric, at.total_steps, lambda: (clock.due(save_every), should_stop()))
+                if at.step < steps and (due or (save_steps and at.total_steps % save_steps == 0)):
                     save()
-                if should_stop():
+                if stop:
                     save()
                     raise InterruptedRun(f"stopped at step {at.total_steps} (epoch {at.epoch + 1}); the state is saved")
 
@@ -219,13 +223,43 @@ def fit(
             on_epoch(row)
             if fabric.broadcast(deadline()):  # one process decides for all
                 break
-            if at.epoch < stage.epochs and (clock.due(save_every) or save_steps):
+            if at.epoch < stage.epochs and (save_steps or fabric.broadcast(clock.due(save_every))):
                 save()
 
         at.stage, at.epoch, at.step, at.worse = at.stage + 1, 0, 0, 0
         at.best = {} if at.stage < len(stages) else at.best  # the measures of two stages are not compared
         save(between_stages=True)
     return at
+
+
+def agreed(fabric: Fabric, step: int, ask: Callable[[], tuple[bool, bool]]) -> tuple[bool, bool]:
+    """The answers to two questions, the same in every process: yes where one of them says so. To agree takes a message, so
+    several processes do it every ``TOGETHER`` steps only."""
+    if fabric.world_size == 1:
+        return ask()
+    if step % TOGETHER:
+        return False, False
+    said = torch.tensor(ask(), dtype=torch.float32, device=fabric.device)
+    first, second = fabric.all_reduce(said, reduce_op="sum").tolist()  # type: ignore[union-attr]
+    return first > 0, second > 0
+
+
+def gathered(facts: dict[str, Any], fabric: Fabric) -> list[dict[str, Any]]:
+    """What each process has of its own, by rank."""
+    each: list[Any] = [facts]
+    if fabric.world_size > 1:
+        each = [None] * fabric.world_size
+        torch.distributed.all_gather_object(each, facts)
+    return each
+
+
+def own(state: Mapping[str, Any], fabric: Fabric) -> dict[str, Any]:
+    """What a checkpoint has of this process. If their number has changed, the first one takes the sums of all."""
+    each, rank = state["processes"], fabric.global_rank
+    if len(each) == fabric.world_size:
+        return dict(each[rank])
+    total = {name: sum(e["sums"][name] for e in each) * (rank == 0) for name in each[0]["sums"]}
+    return {"rng": each[0]["rng"], "sums": total, "seen": sum(e["seen"] for e in each) // fabric.world_size}
 
 
 def alone(fabric: Fabric) -> bool:

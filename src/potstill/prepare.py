@@ -20,7 +20,8 @@ from potstill.data.datasets import LiveData
 from potstill.data.sources import load
 from potstill.data.stream import Stream
 from potstill.data.views import Views
-from potstill.errors import ConfigError, MachineError, ModelError
+from potstill.errors import ConfigError, ModelError
+from potstill.machines import make_fabric
 from potstill.methods import PRESETS
 from potstill.methods.build import Built, build
 from potstill.metrics import evaluate
@@ -223,37 +224,6 @@ def losses_of(config: Config) -> dict[str, dict[str, Any]]:
         }
         for name, loss in config.losses.items()
     }
-
-
-def make_fabric(config: Config) -> Fabric:
-    """Devices and precision as configured.
-
-    Raises:
-        MachineError: the device is not there.
-    """
-    have = [
-        "cpu",
-        *(["cuda"] if torch.cuda.is_available() else []),
-        *(["mps"] if torch.backends.mps.is_available() else []),
-    ]
-    device = config.device if config.device != "auto" else have[-1]
-    if device not in have:
-        raise MachineError(
-            f"device {device!r} is not on this machine; it has: {', '.join(have)}", hint=f"device={have[-1]}"
-        )
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"
-    if precision == "16" and device == "cpu":
-        raise MachineError(
-            "precision=16 needs an accelerator: on a CPU half precision is slower than 32", hint="precision=bf16"
-        )
-    name = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
-    strategy = "ddp" if config.devices > 1 else "auto"  # DDP as it is: every process holds the whole net
-    fabric = Fabric(accelerator=device, devices=config.devices, precision=name, strategy=strategy)  # type: ignore[arg-type]
-    if config.devices > 1:
-        fabric.launch()
-    return fabric
 
 
 def prepare(config: Config, objects: Objects | None = None) -> Ready:

@@ -27,6 +27,7 @@ from potstill.console import Console
 from potstill.deliver import Delivery
 from potstill.errors import ConfigError, InterruptedRun, PotstillError
 from potstill.files import write_atomically
+from potstill.machines import first
 from potstill.methods.build import Built
 from potstill.models.net import Net
 from potstill.models.resolve import resolve
@@ -178,8 +179,9 @@ def resume(
     folder = RunFolder.open(path)
     if folder.facts["status"] == "done":
         raise ConfigError(f"{folder.path} is done", hint=f"potstill report {folder.path}")
-    with folder.lock():
-        pass  # a run that is being written says so before anything is loaded
+    if first():
+        with folder.lock():
+            pass  # a run that is being written says so before anything is loaded
     if not folder.facts["resumable"] and objects is None:
         raise ConfigError(
             f"{folder.path} was started from Python with objects: the command line cannot make them again",

@@ -334,7 +334,9 @@ class Config(Section):
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `mps`."""
     devices: Count = 1
-    """How many devices."""
+    """How many devices of this machine; torchrun and Slurm say it themselves."""
+    nodes: Count = 1
+    """How many machines; their processes are started by torchrun or Slurm, which say it themselves."""
     compile: bool = False
     """Compile the nets with torch.compile."""
     cache: CacheConfig = CacheConfig(on=False)

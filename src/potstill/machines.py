@@ -1,0 +1,77 @@
+"""Devices, precision and processes: as configured, or as torchrun or Slurm has started them."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from lightning_fabric import Fabric
+
+from potstill.config.schema import Config
+from potstill.errors import MachineError
+
+
+def started() -> tuple[int, int] | None:
+    """Processes a machine and machines, where a launcher has started this process and its siblings; None: nobody has."""
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        return int(env["LOCAL_WORLD_SIZE"]), int(env["WORLD_SIZE"]) // int(env["LOCAL_WORLD_SIZE"])
+    if "SLURM_NTASKS_PER_NODE" in env and env.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        return int(env["SLURM_NTASKS_PER_NODE"]), int(env.get("SLURM_NNODES", "1"))
+    return None
+
+
+def first() -> bool:
+    """Whether this process is the one that writes, known before the processes have met."""
+    return started() is None or int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+
+
+def make_fabric(config: Config) -> Fabric:
+    """Devices and precision as configured; processes as their launcher counts them.
+
+    Several processes train by DDP: every one holds the whole net.
+
+    Raises:
+        MachineError: the device is not there, or the launcher started another number of processes than configured.
+    """
+    have = [
+        "cpu",
+        *(["cuda"] if torch.cuda.is_available() else []),
+        *(["mps"] if torch.backends.mps.is_available() else []),
+    ]
+    device = config.device if config.device != "auto" else have[-1]
+    if device not in have:
+        raise MachineError(
+            f"device {device!r} is not on this machine; it has: {', '.join(have)}", hint=f"device={have[-1]}"
+        )
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"
+    if precision == "16" and device == "cpu":
+        raise MachineError(
+            "precision=16 needs an accelerator: on a CPU half precision is slower than 32", hint="precision=bf16"
+        )
+    name = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
+    devices, nodes = started() or (config.devices, config.nodes)
+    if config.nodes > 1 and not started():
+        raise MachineError(
+            f"nodes={config.nodes}: nobody has started the processes on the other machines",
+            hint=f"on each machine: torchrun --nnodes {config.nodes} --nproc-per-node {config.devices} "
+            "--rdzv-backend c10d --rdzv-endpoint HOST:29500 -m potstill ...; or srun --ntasks-per-node ...",
+        )
+    for what, asked, got in (("devices", config.devices, devices), ("nodes", config.nodes, nodes)):
+        if asked not in (1, got):
+            raise MachineError(
+                f"{what}={asked}, but the launcher started {got}", hint=f"leave {what} out: the launcher says it"
+            )
+    many = devices * nodes > 1
+    fabric = Fabric(
+        accelerator=device,
+        devices=devices,
+        num_nodes=nodes,
+        precision=name,  # type: ignore[arg-type]
+        strategy="ddp" if many else "auto",
+    )
+    if many:
+        fabric.launch()
+    return fabric

@@ -1,0 +1,111 @@
+"""Processes on one machine and several: what a launcher started, and that their number changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from potstill.config.load import resolve
+from potstill.engine import own
+from potstill.errors import MachineError
+from potstill.machines import first, make_fabric, started
+
+NET = """from torch import nn
+def make(num_classes, in_channels=1):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, num_classes))
+"""  # no batch norm: its statistics are those of each process's own samples
+
+
+def config(*settings: str) -> Any:
+    return resolve([], ["kind=train", "student.model=zoo:resnet8", "device=cpu", *settings], {}).config
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_what_a_launcher_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS_PER_NODE", "RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    assert started() is None
+    assert first()
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    monkeypatch.setenv("SLURM_NNODES", "3")
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert started() == (8, 3)
+    assert not first()
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert started() is None
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert started() == (4, 2)
+    assert first()
+    with pytest.raises(MachineError, match="devices=2, but the launcher started 4"):
+        make_fabric(config("devices=2"))
+
+
+def test_machines_that_nobody_started() -> None:
+    with pytest.raises(MachineError, match="nobody has started") as caught:
+        make_fabric(config("nodes=2", "devices=4"))
+    assert "torchrun --nnodes 2 --nproc-per-node 4" in str(caught.value.hint)
+
+
+def torchrun(processes: int, *arguments: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
+        *("-m", "potstill", *arguments),
+    ]
+
+
+def distil(teacher: Path, name: str, epochs: int) -> list[str]:
+    net = ["distill", "--data", "digits", "--teacher", str(teacher), "--student", "net.py:make", "--name", name]
+    return [*net, "--epochs", str(epochs), "--no-control", "--device", "cpu", "track=[]", "data.augment=none"]
+
+
+def losses(name: str) -> list[float]:
+    lines = Path(f"runs/{name}/student-s0/metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["train"]["loss"] for line in lines]
+
+
+def quiet() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+def test_torchrun_gives_what_one_process_gives_and_goes_on_after_a_kill(teacher_run: Path) -> None:
+    Path("net.py").write_text(NET)
+    subprocess.run([sys.executable, "-m", "potstill", *distil(teacher_run, "one", 3)], check=True, env=quiet())
+    for processes in (2, 4):
+        name = f"by{processes}"
+        subprocess.run(torchrun(processes, *distil(teacher_run, name, 3)), check=True, env=quiet(), timeout=300)
+        assert losses(name) == pytest.approx(losses("one"), rel=1e-3)
+
+    begun = subprocess.Popen(torchrun(2, *distil(teacher_run, "torn", 150)), env=quiet(), start_new_session=True)
+    state = Path("runs/torn/student-s0/state/last.json")
+    until = time.monotonic() + 200
+    while not state.exists() and time.monotonic() < until:
+        time.sleep(0.2)
+    ranks = subprocess.run(["pgrep", "-P", str(begun.pid)], capture_output=True, text=True, check=True).stdout.split()
+    os.kill(int(ranks[-1]), signal.SIGKILL)  # one process only: torchrun ends the others
+    assert begun.wait(timeout=120) != 0
+    assert json.loads(Path("runs/torn/run.json").read_text())["status"] != "done"
+    subprocess.run(torchrun(2, "resume", "runs/torn"), check=True, env=quiet(), timeout=300)
+    subprocess.run(torchrun(2, *distil(teacher_run, "whole", 150)), check=True, env=quiet(), timeout=300)
+    assert losses("torn") == losses("whole")
+
+
+def test_a_checkpoint_of_other_many_processes_is_read(tmp_path: Path) -> None:
+    each = [{"rng": "a", "sums": {"ce": 1.0}, "seen": 6}, {"rng": "b", "sums": {"ce": 2.0}, "seen": 6}]
+    two = SimpleNamespace(world_size=2, global_rank=1)
+    assert own({"processes": each}, two) == each[1]  # type: ignore[arg-type]
+    for rank, total in enumerate([3.0, 0.0, 0.0]):
+        three = SimpleNamespace(world_size=3, global_rank=rank)
+        assert own({"processes": each}, three) == {"rng": "a", "sums": {"ce": total}, "seen": 4}  # type: ignore[arg-type]
