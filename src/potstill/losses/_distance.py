@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.losses._maps import Features, Shapes, map_shapes, pooled
+from potstill.losses._squares import square_mean
 from potstill.losses.base import Loss
 from potstill.types import Batch
 
@@ -31,4 +31,4 @@ class Distance(Loss):
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
         f, g = (pooled(x if isinstance(x, Tensor) else x[-1]) for x in (s, t))
-        return F.mse_loss(self.regressor(f), g, reduction="none").mean(1)
+        return square_mean(self.regressor(f), g)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.losses._maps import BatchNorm, as_map, map_shape
+from potstill.losses._squares import square_mean
 from potstill.losses.base import Loss
 from potstill.ranges import Positive
 from potstill.types import Batch, Shape
@@ -71,4 +71,4 @@ class Paraphrase(Loss):
     def forward(self, s: Tensor | None, t: Tensor, batch: Batch | None = None) -> Tensor:
         t = as_map(t)
         again = self.paraphraser(t)
-        return F.mse_loss(again.float(), t, reduction="none").flatten(1).mean(1)
+        return square_mean(again, t)

@@ -10,6 +10,7 @@ from potstill.errors import ModelError
 from potstill.losses._heads import FrozenHead, Linear, LiveHead
 from potstill.losses._maps import as_map, map_shape
 from potstill.losses._relations import unit
+from potstill.losses._squares import square_mean
 from potstill.losses.base import Loss
 from potstill.ranges import Count
 from potstill.types import Batch, Shape
@@ -65,7 +66,7 @@ class CATKD(Loss):
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
         a, b = self.attention(s, self.ours.weight(s)), self.attention(t, self.theirs.weight)
-        return F.mse_loss(a, b, reduction="none").mean((1, 2))
+        return square_mean(a, b)
 
     def attention(self, f: Tensor, weight: Tensor) -> Tensor:
         """The pooled class activation maps, (B, classes, r²)."""

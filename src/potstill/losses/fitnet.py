@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.adapters import ConvReg
 from potstill.errors import ModelError
+from potstill.losses._squares import square_mean
 from potstill.losses.base import Loss
 from potstill.types import Batch, Shape
 
@@ -48,4 +48,4 @@ class FitNet(Loss):
 
 def hint(mapped: Tensor, t: Tensor) -> Tensor:
     """Mean squared difference of each sample, (B,), of two features of one shape (B, ...)."""
-    return F.mse_loss(mapped.float(), t.float(), reduction="none").flatten(1).mean(1)
+    return square_mean(mapped, t)

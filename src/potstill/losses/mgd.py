@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.losses._maps import as_map, at_one_size, map_shape
+from potstill.losses._squares import square_mean
 from potstill.losses.base import Loss
 from potstill.ranges import Share
 from potstill.types import Batch, Shape
@@ -49,7 +49,7 @@ class MGD(Loss):
         f, g = at_one_size(as_map(s), as_map(t))
         f = self.align(f)
         again = self.generate(f * self.kept(f) if self.training else f)
-        return F.mse_loss(again, g, reduction="none").flatten(1).sum(1)
+        return square_mean(again, g) * g[0].numel()
 
     @torch.compiler.disable
     def kept(self, f: Tensor) -> Tensor:

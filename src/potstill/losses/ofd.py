@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.losses._maps import BatchNorm, Features, Shapes, as_maps, at_one_size, conv, shape_pairs
+from potstill.losses._squares import square_mean
 from potstill.losses.base import Loss
 from potstill.types import Batch
 
@@ -109,5 +109,5 @@ def margin(weight: Tensor, bias: Tensor) -> Tensor:
 
 def partial_l2(s: Tensor, t: Tensor, margin: Tensor) -> Tensor:
     """The partial squared distance of maps (B, C, H, W), summed over each sample, (B,); ``margin``: (C,)."""
-    s, t = s.float(), torch.maximum(t, margin[:, None, None])
-    return (F.mse_loss(s, t, reduction="none") * ((s > t) | (t > 0))).flatten(1).sum(1)
+    t = torch.maximum(t, margin[:, None, None])
+    return square_mean(s, t, (s > t) | (t > 0)) * t[0].numel()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.losses._maps import BatchNorm, Features, MapShape, Shapes, as_maps, conv, shape_pairs
+from potstill.losses._squares import square_mean
 from potstill.losses.base import Loss
 from potstill.ranges import Count
 from potstill.types import Batch
@@ -86,7 +87,7 @@ class ABF(nn.Module):
 
 def hcl(s: Tensor, t: Tensor) -> Tensor:
     """The hierarchical context loss of maps of one shape (B, C, H, W) for each sample, (B,)."""
-    total, weights = F.mse_loss(s, t, reduction="none").flatten(1).mean(1), 1.0
+    total, weights = square_mean(s, t), 1.0
     pools = [size for size in (4, 2, 1) if size < s.shape[2]]
     for size, weight in zip(pools, (1 / 2, 1 / 4, 1 / 8), strict=False):
         difference = F.adaptive_avg_pool2d(s - t, size)  # pooling is linear

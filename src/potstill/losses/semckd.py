@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from potstill.losses._maps import BatchNorm, Features, Shapes, as_list, at_one_size, conv, map_shapes
 from potstill.losses._relations import inner, unit
+from potstill.losses._squares import square_mean
 from potstill.losses.base import Loss
 from potstill.ranges import Count, Positive
 from potstill.types import Batch
@@ -53,7 +54,7 @@ class SemCKD(Loss):
         distances = []
         for (f, g), project in zip(product(ss, ts), self.projectors, strict=True):
             a, b = at_one_size(f, g)
-            distances.append(F.mse_loss(project(a), b, reduction="none").flatten(1).mean(1))
+            distances.append(square_mean(project(a), b))
         distance = torch.stack(distances, 1).unflatten(1, (len(ss), len(ts)))
         return (self.weight(ss, ts) * distance).sum((1, 2)) / len(ss)
 

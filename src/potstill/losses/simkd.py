@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.adapters import resized
 from potstill.losses._heads import FrozenHead, Linear
 from potstill.losses._maps import BatchNorm, as_map, at_one_size, conv, map_shape, smaller
+from potstill.losses._squares import square_mean
 from potstill.losses.base import Loss
 from potstill.ranges import Count
 from potstill.types import Batch, Shape
@@ -65,7 +65,7 @@ class SimKD(Loss):
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
         f, g = at_one_size(as_map(s), as_map(t))
-        return F.mse_loss(self.projector(f), g, reduction="none").flatten(1).mean(1)
+        return square_mean(self.projector(f), g)
 
     def deployed_head(self) -> ReusedHead:
         """What follows the student's body in the deployed net; it shares this loss's parameters."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.losses._heads import FrozenHead, Linear
 from potstill.losses._maps import BatchNorm, as_map, conv, map_shape, pooled
+from potstill.losses._squares import square_mean
 from potstill.losses.base import Loss
 from potstill.ranges import NonNegative
 from potstill.types import Batch, Shape
@@ -59,6 +59,6 @@ class SRRL(Loss):
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
         ours, theirs = pooled(self.connector(as_map(s))), pooled(t)
-        features = F.mse_loss(ours, theirs, reduction="none").mean(1)
-        logits = F.mse_loss(self.head(ours), self.head(theirs), reduction="none").mean(1)
+        features = square_mean(ours, theirs)
+        logits = square_mean(self.head(ours), self.head(theirs))
         return features + self.classification * logits

@@ -1,0 +1,27 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from potstill.losses._squares import square_mean
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2, 5), (1, 2, 3)])
+def test_it_is_the_mean_of_each_sample_and_its_gradients_are_right(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    a, b = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    torch.testing.assert_close(square_mean(a, b), F.mse_loss(a, b, reduction="none").flatten(1).mean(1))
+    assert torch.autograd.gradcheck(square_mean, (a, b))
+    assert torch.autograd.gradcheck(lambda a, b: square_mean(a, b, a.detach() > 0), (a, b))
+    where = a > 0
+    torch.testing.assert_close(square_mean(a, b, where), ((a - b).square() * where).flatten(1).mean(1))
+
+
+def test_half_precision_is_summed_in_float32_and_layouts_stay() -> None:
+    a = torch.full((2, 4, 30, 30), 300.0, dtype=torch.float16).to(memory_format=torch.channels_last).requires_grad_()
+    loss = square_mean(a, torch.zeros(2, 4, 30, 30))
+    assert loss.dtype == torch.float32
+    assert loss.tolist() == [90_000.0, 90_000.0]  # beyond float16
+    (slope,) = torch.autograd.grad(loss.sum(), a)
+    assert slope.dtype == torch.float16
+    assert slope.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(slope, torch.full_like(slope, 600 / 3600))
