@@ -17,9 +17,7 @@ TARGETS = ("macs", "parameters", "bytes", "latency")
 def compress(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="RUN|MODEL|FILE", help="A run directory, any trained model, or a configuration.", show_default=False
-        ),
+        typer.Argument(metavar="RUN|MODEL|FILE", help="A run, a trained net, a configuration.", show_default=False),
     ],
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="The folder of the compression", show_default=False)],
     prune: Annotated[str | None, typer.Option("--prune", metavar="SHARE", help="Share of the channels that go")] = None,
@@ -32,15 +30,18 @@ def compress(
         str | None, typer.Option("--target-latency", metavar="MS", help="Milliseconds a picture on this machine")
     ] = None,
     importance: Annotated[
-        str | None, typer.Option("--importance", metavar="NAME", help="magnitude, bn, taylor [magnitude]")
+        str | None, typer.Option("--importance", metavar="NAME", help="magnitude, bn, taylor [magnitude]", hidden=True)
     ] = None,
     round_to: Annotated[
-        str | None, typer.Option("--round-to", metavar="N", help="Channels stay a multiple of it [8]")
+        str | None, typer.Option("--round-to", metavar="N", help="Channels stay a multiple of it [8]", hidden=True)
     ] = None,
     limit: Annotated[
-        list[str] | None, typer.Option("--limit", metavar="LAYER=SHARE", help="Most that goes of a layer; 0: nothing")
+        list[str] | None,
+        typer.Option("--limit", metavar="LAYER=SHARE", help="Most that goes of a layer; 0: nothing", hidden=True),
     ] = None,
-    rounds: Annotated[str | None, typer.Option("--rounds", metavar="N", help="Prune in so many steps [1]")] = None,
+    rounds: Annotated[
+        str | None, typer.Option("--rounds", metavar="N", help="Prune in so many steps [1]", hidden=True)
+    ] = None,
     recover: Annotated[
         str | None, typer.Option("--recover", metavar="EPOCHS", help="Distil back after each cut; 0: not [10]")
     ] = None,
@@ -64,7 +65,12 @@ def compress(
     ] = None,
     mixed: Annotated[
         str | None,
-        typer.Option("--mixed", metavar="X", help="The worst layers stay float: at most this share of answers changes"),
+        typer.Option(
+            "--mixed",
+            metavar="X",
+            help="The worst layers stay float: at most this share of answers changes",
+            hidden=True,
+        ),
     ] = None,
     export: Annotated[
         str | None, typer.Option("--export", metavar="KIND", help="onnx, pt2, pte, or several: onnx,pt2")
@@ -87,11 +93,11 @@ def compress(
 ) -> None:
     """Make a trained net smaller: prune, distil back, factorise, quantize, export. The same again goes on where it stopped.
 
-    A configuration (edge.yaml) is distilled first; what is done stands in its `compress:`, or in that of the run.
+    A configuration is distilled first. Its `compress:` says all that flags do, and more.
 
     \b
       potstill compress runs/kd --prune 0.5 --quantize int8 --export onnx --out runs/edge
-      potstill compress runs/kd --target-macs 0.5 --rounds 2 --recover 10 --teacher runs/teacher --out runs/half
+      potstill compress runs/kd --target-macs 0.5 --recover 10 --teacher runs/teacher --out runs/half
       potstill compress edge.yaml --out runs/edge
     """
     SCREEN.set(quiet, verbose, json)
