@@ -51,8 +51,8 @@ def test_refuses_what_has_more_axes_than_logits() -> None:
 
 def test_standardizing_by_hand() -> None:
     torch.testing.assert_close(standardized(torch.tensor([[1.0, 3.0]])), torch.tensor([[-1.0, 1.0]]) / 2**0.5)
-    little = 1e-6 * torch.tensor([[-1.0, 0.0, 1.0]])  # of deviation 1e-6, to which the paper adds 1e-7
-    torch.testing.assert_close(standardized(little), little / 1.1e-6, rtol=1e-4, atol=0)
+    little = 1e-7 * torch.tensor([[-1.0, 0.0, 1.0]])  # of variance 2/3 1e-14 (biased), to which 1e-14 is added
+    torch.testing.assert_close(standardized(little), little * (2 / 3 / (5 / 3 * 1e-14)) ** 0.5, rtol=1e-4, atol=0)
     assert standardized(torch.ones(2, 1)).tolist() == [[0], [0]]
 
 
