@@ -13,9 +13,8 @@ from potstill.errors import ConfigError
 def sweep(
     items: o.Items = None,
     trials: Annotated[
-        str,
-        typer.Option("--trials", metavar="N", help="How many in all; more than there are: go on", show_default=False),
-    ] = "20",
+        str | None, typer.Option("--trials", metavar="N", help="How many in all; more than there are: go on [20]")
+    ] = None,
     over: Annotated[
         list[str] | None, typer.Option("--over", metavar="KEY=RANGE", help="What is varied: 1..20, or a,b; repeat it")
     ] = None,
@@ -25,9 +24,13 @@ def sweep(
     recover: Annotated[
         str | None, typer.Option("--recover", metavar="EPOCHS", help="After --over prune=.. [a fifth of the epochs]")
     ] = None,
+    stop: Annotated[
+        bool | None,
+        typer.Option("--stop/--no-stop", help="Stop trials worse than the median early [on]", show_default=False),
+    ] = None,
     workers: Annotated[
-        str, typer.Option("--workers", metavar="N", help="Processes that share the trials [1]", show_default=False)
-    ] = "1",
+        str | None, typer.Option("--workers", metavar="N", help="Processes that share the trials [1]")
+    ] = None,
     data: o.Data = None,
     teacher: o.Teacher = None,
     student: o.Student = None,
@@ -56,6 +59,7 @@ def sweep(
     """Search settings by trials: the best on the validation data, or a front of accuracy against cost.
 
     The same command goes on where it was interrupted; in several shells it shares the trials.
+    What flags do not say, `sweep:` in the configuration does.
     Without --over: temperature and weight of each loss about their published values.
 
     \b
@@ -87,14 +91,19 @@ def sweep(
             "a sweep of what?", hint="potstill sweep RECIPE, or --teacher MODEL --student MODEL --data DATA"
         )
     place = o.settings(out, name)
-    count, hands = whole(trials, "--trials") or 1, whole(workers, "--workers") or 1
-    after = 0 if recover == "0" else whole(recover, "--recover")
+    said = {
+        "over": over,
+        "trials": whole(trials, "--trials"),
+        "against": against,
+        "recover": 0 if recover == "0" else whole(recover, "--recover"),
+        "workers": whole(workers, "--workers"),
+        "stop": stop,
+    }
     with SCREEN.busy("loading torch"):
         from potstill.search.job import run_sweep
         from potstill.search.plan import Plan
     from potstill.console import Console
 
-    out, name = place.get("out", "sweeps"), place.get("name")
-    plan = Plan(files, overrides, flags, over or [], count, against, after, out or "sweeps", name, hands)
+    plan = Plan.asked(files, overrides, flags, **said, out=place.get("out") or "sweeps", name=place.get("name"))
     found = run_sweep(plan, Console(SCREEN.quiet, SCREEN.verbose))
     SCREEN.result(str(found.path), {"path": str(found.path), **found.facts})

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from potstill import methods
+from potstill.config import later
 from potstill.config.check import check
 from potstill.config.dump import dump, explain
 from potstill.config.merge import Layer, Tree, from_command, from_document, leaves
@@ -31,12 +32,14 @@ class Resolved:
         origins: the origin of each value by its key, ``{"optim.lr": "recipe.yaml:7:3"}``; values not named are defaults.
         user: only what the user gave, as a tree.
         notices: what the user should know: one sentence each.
+        tree: the values as they were laid over each other, with their origins.
     """
 
     config: Config
     origins: dict[str, str]
     user: dict[str, Any]
     notices: tuple[str, ...] = ()
+    tree: Tree = field(default_factory=Tree, repr=False)
 
     def why(self) -> str:
         """The configuration as YAML with the origin of each value."""
@@ -94,6 +97,21 @@ def resolve(
     ]
     command, problems = from_command(flags or {}, list(overrides))
     layers.append(command)
+    spare = copy.deepcopy(layers) if any("sweep" in layer.values for layer in layers) else []
+    resolved = _settled(layers, problems, kind)
+    if spare and (
+        found := later.sweep(resolved.config, lambda more: _settled([*copy.deepcopy(spare), more], [], kind))
+    ):
+        raise _error(found, resolved.tree)
+    return resolved
+
+
+def _settled(layers: list[Layer], problems: list[Problem], kind: Kind | None) -> Resolved:
+    """The layers laid over each other and checked.
+
+    Raises:
+        ConfigErrors: what is wrong, ``problems`` included.
+    """
     tree, user = Tree(), Tree()
     kind = _kind(layers, kind, tree, problems)
     _method(layers, kind, tree, problems)
@@ -106,7 +124,7 @@ def resolve(
     config = check(tree, problems)
     if config is None:
         raise _error(problems, tree)
-    return Resolved(config, _origins(tree), user.values, notices)
+    return Resolved(config, _origins(tree), user.values, notices, tree)
 
 
 def _kind(layers: list[Layer], kind: Kind | None, tree: Tree, problems: list[Problem]) -> Kind:

@@ -86,6 +86,8 @@ class DataConfig(Section):
     """How many training pictures are used; null: all."""
     batch: Count = 64
     """Pictures a step, over all devices."""
+    order: Natural | None = None
+    """Seed of the order in which training pictures come; null: each run's own."""
     workers: Natural = 0
     """Processes that read pictures."""
     download: bool = False
@@ -300,6 +302,23 @@ class CompressConfig(Section):
     """Points of accuracy that an exported file may lose; true: one; false: nothing is run."""
 
 
+class SweepConfig(Section):
+    """What `potstill sweep` searches where its flags do not say otherwise."""
+
+    trials: Count = 20
+    """How many there are to be in all."""
+    over: dict[str, Any] = {}
+    """What is varied, by its key: a range, `losses.kd.temperature: 1..20`, or a list to choose from; nothing: what is usual."""
+    against: Literal["parameters", "macs", "bytes", "latency"] | None = None
+    """A second aim beside the accuracy on the validation data, for a front; null: none (`macs` where `prune` is varied)."""
+    stop: bool = True
+    """Whether a trial that is worse than the median of the others is stopped early; never with two aims."""
+    recover: Natural | None = None
+    """Epochs of distillation after a pruning; null: a fifth of the epochs."""
+    workers: Count = 1
+    """Processes that share the trials."""
+
+
 class Config(Section):
     """One experiment, complete."""
 
@@ -327,6 +346,8 @@ class Config(Section):
     """Of the first run: weights, order and views follow from it."""
     seeds: Count = 1
     """How many runs, with seeds seed, seed + 1 ...; results are mean ± standard deviation."""
+    together: Count = 1
+    """How many of them at once, on one pass of the teacher; above 1 all see the pictures in the order of the first seed."""
     control: bool = True
     """Also train the student alone, with the same budget."""
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(text)] = "auto"
@@ -339,6 +360,8 @@ class Config(Section):
     """How many machines; their processes are started by torchrun or Slurm, which say it themselves."""
     compile: bool = False
     """Compile the nets with torch.compile."""
+    keep_memory: bool = True
+    """On a CPU under glibc: keep freed memory for the next step instead of giving it back to the system; faster."""
     cache: CacheConfig = CacheConfig(on=False)
     """Keep what the teacher says of the training pictures; `true`, or its settings."""
     clip: Positive | None = None
@@ -353,6 +376,8 @@ class Config(Section):
     """Steps between checkpoints; null: by time alone."""
     compress: CompressConfig | None = None
     """What `potstill compress` makes of the student where it is not told otherwise."""
+    sweep: SweepConfig | None = None
+    """What `potstill sweep` searches where it is not told otherwise."""
     out: str = "runs"
     """The folder in which run directories are made."""
     name: str | None = None
@@ -375,6 +400,10 @@ class Config(Section):
     def main_epochs(self) -> int:
         """The epochs of the main stage: those that no other stage of the student takes."""
         return self.epochs - sum(b.epochs(self.epochs) for b in self.before.values() if b.trains == "student")
+
+    def order(self, seed: int) -> int:
+        """The seed of the order in which the pictures come to the student of ``seed``."""
+        return self.data.order if self.data.order is not None else self.seed if self.together > 1 else seed
 
     @property
     def label(self) -> str:
@@ -404,5 +433,6 @@ __all__ = [
     "ScheduleConfig",
     "SecondConfig",
     "SpotsConfig",
+    "SweepConfig",
 ]
 __all__ += ["Section", "WeightSchedule", "seconds"]

@@ -16,7 +16,7 @@ from potstill.search.result import SweepResult
 def sweep(
     recipe: str | Path | Sequence[str | Path] | None = None,
     *,
-    trials: int = 20,
+    trials: int | None = None,
     over: Mapping[str, Any] | None = None,
     against: str | None = None,
     recover: int | None = None,
@@ -25,7 +25,8 @@ def sweep(
     data: Any = None,
     out: str = "sweeps",
     name: str | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    stop: bool | None = None,
     quiet: bool = False,
     **settings: Any,
 ) -> SweepResult:
@@ -33,9 +34,11 @@ def sweep(
 
     Call it again with the same arguments to go on where it was interrupted; with more ``trials`` to have more.
 
+    What is not said here is said by ``sweep:`` in the configuration, if it has that.
+
     Args:
         recipe: a YAML file or the name of a recipe, or several.
-        trials: how many there are to be in all, over all calls and processes that share the folder.
+        trials: how many there are to be in all, over all calls and processes that share the folder; None: 20.
         over: what is varied: ``{"losses.kd.temperature": (1, 20), "student": ["resnet8", "resnet14"], "prune": (0, 0.7)}``; a
             pair is a range (whole numbers stay whole; logarithmic where both ends are positive and their ratio is 10 or
             more), a list is a choice. None: temperature and weight of each loss about their published values.
@@ -43,7 +46,8 @@ def sweep(
         recover: epochs of distillation after the pruning, where ``prune`` is varied; None: a fifth of the epochs.
         teacher, student, data, **settings: as for :func:`potstill.distill`. One seed a trial, unless ``seeds`` is given.
         out, name: the folder is ``out/name``; None: named by method, student and data.
-        workers: processes that share the trials.
+        workers: processes that share the trials; None: 1.
+        stop: whether trials that are worse than the median of the others are stopped early; None: yes.
 
     Returns:
         the sweep: ``sweep.settings`` and ``sweep.value`` of the best trial, ``sweep.trials``, ``sweep.front``, ``sweep.path``.
@@ -53,5 +57,6 @@ def sweep(
     """
     flags, objects = settings_of(teacher, student, data, settings)
     files = [] if recipe is None else [str(recipe)] if isinstance(recipe, str | Path) else [str(r) for r in recipe]
-    plan = Plan(files, [], flags, over or {}, trials, against, recover, out, name, workers, objects)
+    said = {"over": over, "trials": trials, "against": against, "recover": recover, "workers": workers, "stop": stop}
+    plan = Plan.asked(files, [], flags, **said, out=out, name=name, objects=objects)
     return run_sweep(plan, Console(quiet))

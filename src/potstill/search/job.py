@@ -71,7 +71,7 @@ class Work:
     def ledger(self) -> Ledger:
         config = self.plan.config
         costs = [self.plan.second] if self.plan.second else []
-        return Ledger(self.folder, self.plan.dimensions, costs, config.seed, max(1, config.epochs // 5))
+        return Ledger(self.folder, self.plan.dimensions, costs, config.seed, max(1, config.epochs // 5), self.plan.stop)
 
     def go(self, lead: bool) -> SweepResult:
         self.first = published(self.plan.dimensions, self.plan.base.config)  # reads, and checks, the plan

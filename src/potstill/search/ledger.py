@@ -51,10 +51,17 @@ class Ledger:
         costs: the names of what is to be small, beside the accuracy, which is to be large; at most one.
         seed: what is drawn for a trial follows from it and from the trials before.
         warmup: epochs in which no trial is stopped.
+        stop: whether any is, ever.
     """
 
     def __init__(
-        self, folder: Path, dimensions: Sequence[Dimension], costs: Sequence[str] = (), seed: int = 0, warmup: int = 1
+        self,
+        folder: Path,
+        dimensions: Sequence[Dimension],
+        costs: Sequence[str] = (),
+        seed: int = 0,
+        warmup: int = 1,
+        stop: bool = True,
     ) -> None:
         self.optuna, self.folder, self.seed = optuna(), folder, seed
         self.dimensions = {d.key: d for d in dimensions}
@@ -77,7 +84,7 @@ class Ledger:
             if len(self.study.directions) != len(aims) and not self.study.get_trials(deepcopy=False):
                 self.optuna.delete_study(**known)
                 self.study = self.optuna.create_study(**known, directions=aims, pruner=pruner)
-        self.several = bool(costs)
+        self.several, self.stop = bool(costs), stop
 
     def begin(self, made: Mapping[str, Any]) -> None:
         """Write down what is searched, or hold it against what the trials that are there were made of.
@@ -150,7 +157,7 @@ class Ledger:
         if self.several:
             return False
         trial.report(value, epoch)
-        return bool(trial.should_prune())
+        return self.stop and bool(trial.should_prune())
 
     def trials(self) -> list[Any]:
         """The trials as they stand, without those whose place another took and without those that wait."""

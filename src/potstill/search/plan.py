@@ -12,7 +12,7 @@ from typing import Any
 
 from potstill.config.load import Resolved, resolve
 from potstill.config.merge import COMMAND, from_command, leaves
-from potstill.config.schema import Config
+from potstill.config.schema import Config, SweepConfig
 from potstill.errors import ConfigError, did_you_mean
 from potstill.prepare import Objects
 from potstill.search.one import COSTS
@@ -32,6 +32,7 @@ class Plan:
         over: ranges by keys, or ``KEY=RANGE`` items; empty: what is usual for the run.
         trials: how many there are to be in all.
         against: parameters, macs, bytes or latency: the second aim; None: accuracy alone.
+        stop: whether trials that are worse than the median of the others are stopped early.
         recover: epochs of distillation after the pruning.
         out, name: the folder is ``out/name``.
         workers: processes.
@@ -48,11 +49,28 @@ class Plan:
     out: str = "sweeps"
     name: str | None = None
     workers: int = 1
+    stop: bool = True
     objects: Objects = field(default_factory=Objects)
 
+    @classmethod
+    def asked(cls, files: list[str], overrides: list[str], flags: dict[str, Any], **said: Any) -> Plan:
+        """A plan where ``sweep:`` in the configuration fills in what is not said: what is None, and ``over`` where it is empty.
+
+        Raises:
+            ConfigError: the configuration is wrong.
+        """
+        given = {k: v for k, v in said.items() if v is not None and not (k == "over" and not v)}
+        plan = cls(files, overrides, flags, **given)
+        section = plan.base.config.sweep or SweepConfig()
+        return cls(files, overrides, flags, **{**{k: getattr(section, k) for k in SweepConfig.model_fields}, **given})
+
     def shared(self) -> dict[str, Any]:
-        """The plan for another process, as plain JSON."""
-        return {k: v for k, v in asdict(self).items() if k != "objects"} | {"workers": 1}
+        """The plan for another process, as plain JSON: a pair would come out as a list, which is a choice."""
+        over = self.over
+        if isinstance(over, Mapping):
+            pairs = {k: v for k, v in over.items() if isinstance(v, tuple) and len(v) == 2}
+            over = {**over, **{k: f"{low!r}..{high!r}" for k, (low, high) in pairs.items()}}
+        return {k: v for k, v in asdict(self).items() if k != "objects"} | {"over": over, "workers": 1}
 
     @cached_property
     def _given(self) -> list[Dimension]:
@@ -96,7 +114,7 @@ class Plan:
             )
         fixed = {".".join(map(str, way)) for way, _ in leaves(from_command(self.flags, self.overrides)[0].values)}
         if twice := [d.key for d in given if d.key in fixed]:
-            raise ConfigError(f"{twice[0]} is both fixed and varied", where="--over", hint="one of the two")
+            raise ConfigError(f"{twice[0]} is both fixed and varied", where=COMMAND, hint="one of the two")
         for d in found:
             for value in d.ends() if d.key != PRUNE else ():
                 self._resolve({d.key: value})
@@ -135,7 +153,7 @@ class Plan:
 
     def _single(self, config: Config) -> Config:
         seeds = config.seeds if self.base.origins.get("seeds") == COMMAND else 1
-        return config.model_copy(update={"control": False, "seeds": seeds, "track": []})
+        return config.model_copy(update={"control": False, "seeds": seeds, "track": [], "sweep": None})
 
     @property
     def prunes(self) -> bool:
@@ -166,7 +184,9 @@ class Plan:
     @property
     def made(self) -> dict[str, Any]:
         """All that the values of the trials depend on."""
-        config = self.config.model_dump(mode="json", by_alias=True, exclude={"out", "name", "track", "control"})
+        config = self.config.model_dump(
+            mode="json", by_alias=True, exclude={"out", "name", "track", "control", "sweep"}
+        )
         more = {"recover": self.recovery} if self.prunes else {}
         return {"config": config, "over": {d.key: d.words() for d in self.dimensions}, "against": self.second, **more}
 

@@ -38,9 +38,8 @@ class Teller:
             say(f"          pruned after the training, then distilled back for {plan.recovery} epoch(s)")
         there = len(self.ledger.trials())
         say(f" trials   {plan.trials}" + (f", of which {there} are there" if there else ""))
-        said = (
-            "with two aims no trial is stopped early" if plan.second else "one worse than the median is stopped early"
-        )
+        said = "one worse than the median is stopped early" if plan.stop else "no trial is stopped early"
+        said = "with two aims no trial is stopped early" if plan.second else said
         first = (
             " The first has the settings as published."
             if len(published(plan.dimensions, plan.base.config)) == len(plan.dimensions)
