@@ -7,6 +7,7 @@ import os
 import torch
 from lightning_fabric import Fabric
 
+from potstill.allocator import keep_freed
 from potstill.config.schema import Config
 from potstill.errors import MachineError
 
@@ -44,6 +45,8 @@ def make_fabric(config: Config) -> Fabric:
         raise MachineError(
             f"device {device!r} is not on this machine; it has: {', '.join(have)}", hint=f"device={have[-1]}"
         )
+    if device == "cpu" and config.keep_memory:
+        keep_freed()
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"
