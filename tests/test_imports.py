@@ -84,6 +84,7 @@ def test_every_part_is_listed() -> None:
         "rehearse",
         "run",
         "search",
+        "together",
         "trial",
     }
     top = {"__init__", "__main__", "_version", "cli", "commands", "doctor", *jobs}  # know everybody

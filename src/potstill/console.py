@@ -61,8 +61,8 @@ class Console:
                 description=f"{self.title} {epoch + 1}/{self.epochs}",
             )
 
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        """An epoch is done: its losses and measures as a line of a table."""
+    def epoch(self, row: Mapping[str, Any], who: str = "") -> None:
+        """An epoch is done: its losses and measures as a line of a table, and of several students whose they are."""
         if (
             self.bar is not None
             and self.epochs > 40
@@ -70,7 +70,8 @@ class Console:
             and row["epoch"] != self.epochs
         ):
             return  # on a terminal the bar tells; twenty lines are enough
-        cells = {"epoch": f"{row['epoch']}/{self.epochs}", "loss": f"{row['train']['loss']:.4g}"}
+        cells = {"student": who} if who else {}
+        cells |= {"epoch": f"{row['epoch']}/{self.epochs}", "loss": f"{row['train']['loss']:.4g}"}
         if len(row["train"]["links"]) > 1:
             cells |= {name: f"{value:.4g}" for name, value in row["train"]["links"].items()}
         for name, label in (("top1", "val top-1"), ("agreement", "agree")):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -25,6 +26,8 @@ from potstill.watch import Watch
 
 TOGETHER = 20
 """Steps after which several processes ask each other whether to save or to stop."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Batches(Protocol):
@@ -98,7 +101,26 @@ class Journal(Protocol):
         """Forget all after ``offset`` bytes."""
 
 
-def fit(
+def finished(steps: Generator[Any, None, R]) -> R:
+    """Take all steps of a generator; what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def whole(by_step: Callable[P, Generator[Any, None, R]]) -> Callable[P, R]:
+    """The function that does at once what a generator function does step by step."""
+
+    @functools.wraps(by_step)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        return finished(by_step(*args, **kwargs))
+
+    return run
+
+
+def fit_by_step(
     stages: list[Stage],
     fabric: Fabric | None = None,
     *,
@@ -107,16 +129,19 @@ def fit(
     on_step: Callable[[Stage, Position, int], None] = lambda stage, at, steps: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
     should_stop: Callable[[], bool] = lambda: False,
-    save_every: float = 60.0,
+    save_every: float | Callable[[], bool] = 60.0,
     save_steps: int | None = None,
     check_every: int = 50,
     deadline: Callable[[], bool] = lambda: False,
-) -> Position:
+) -> Generator[Position, None, Position]:
     """Train the stages one after the other; go on from ``folder`` where a state lies there.
+
+    ``fit_by_step`` yields before the first step and after each one, so that somebody else may take a step; ``fit`` does not.
 
     Args:
         folder: where ``last.json`` and ``best.json`` and their checkpoints are kept; None: nowhere.
-        save_every, save_steps: seconds, steps between checkpoints inside a stage; one is written at each stage's end too.
+        save_every, save_steps: seconds (or what says whether it is time), steps between checkpoints inside a stage; one is
+            written at each stage's end too.
         should_stop: asked after each step; when it says yes, the state is saved and :class:`InterruptedRun` raised.
         check_every: on an accelerator, steps between looks at whether all losses were finite (a look waits for the device;
             on a CPU every step is looked at). No checkpoint is written without a look.
@@ -140,6 +165,7 @@ def fit(
     if journal:
         journal.truncate(at.journal)
     clock = Clock(at.seconds)
+    yield from clock.away(at)
 
     while at.stage < len(stages):
         stage, steps = stages[at.stage], len(stages[at.stage].stream)
@@ -197,6 +223,7 @@ def fit(
                 if stop:
                     save()
                     raise InterruptedRun(f"stopped at step {at.total_steps} (epoch {at.epoch + 1}); the state is saved")
+                yield from clock.away(at)
 
             links = watch.close_epoch(stage.scheme)
             if scheduler and per == "epoch":
@@ -230,6 +257,9 @@ def fit(
         at.best = {} if at.stage < len(stages) else at.best  # the measures of two stages are not compared
         save(between_stages=True)
     return at
+
+
+fit = whole(fit_by_step)
 
 
 def agreed(fabric: Fabric, step: int, ask: Callable[[], tuple[bool, bool]]) -> tuple[bool, bool]:
@@ -317,5 +347,11 @@ class Clock:
     def saved(self) -> None:
         self.save = time.monotonic()
 
-    def due(self, every: float) -> bool:
-        return time.monotonic() - self.save > every
+    def due(self, every: float | Callable[[], bool]) -> bool:
+        return every() if callable(every) else time.monotonic() - self.save > every
+
+    def away(self, at: Position) -> Iterator[Position]:
+        """Say where the training is, and do not count the time until it goes on."""
+        left = time.monotonic()
+        yield at
+        self.began += time.monotonic() - left

@@ -30,6 +30,7 @@ from potstill.models.preprocess import Preprocess
 from potstill.models.resolve import resolve
 from potstill.models.spec import parse
 from potstill.optim import make_optimizer, make_scheduler, takes
+from potstill.recompute import spare
 from potstill.schemes.scheme import Scheme
 from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Frozen, Tapped
@@ -58,7 +59,7 @@ class Ready:
     """All that the trials of a run share.
 
     ``sped`` is the live teacher as it runs, by the spots that are heard; ``paced`` what a run that goes on had chosen;
-    ``places`` where its answers are kept.
+    ``places`` where its answers are kept; ``at_once`` how many students are trained side by side.
     """
 
     config: Config
@@ -71,6 +72,7 @@ class Ready:
     teacher_logits: dict[str, Tensor] = field(default_factory=dict)
     teacher_measures: dict[str, dict[str, float]] = field(default_factory=dict)
     channels_last: bool = True
+    at_once: int = 1
     sped: dict[tuple[str, ...], Sped] = field(default_factory=dict)
     places: dict[tuple[str, ...], Place] = field(default_factory=dict)
     paced: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
@@ -138,7 +140,7 @@ class Ready:
         return Stream(
             data,
             c.data.batch,
-            seed=seed,
+            seed=c.order(seed),
             views=self.views,
             workers=c.data.workers,
             steps=steps,
@@ -164,6 +166,8 @@ class Ready:
         """The scheme on the device, its convolutions channels-last where all layers can do with that (1.3 to 1.6 times as fast
         on a CPU, and what tensor cores want; equal but for rounding). With ``teacher.speed=exact`` a frozen teacher stays as it
         was given: its answers are those of the user's net, to the last bit."""
+        if self.config.checkpoint_activations:
+            spare(scheme)
         self.swift(scheme).to(self.fabric.device)
         if self.channels_last:
             exact = self.config.teacher is not None and self.config.teacher.speed == "exact"

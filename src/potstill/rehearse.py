@@ -15,11 +15,12 @@ from potstill.errors import ModelError
 from potstill.keep import forecast
 from potstill.methods.build import Built
 from potstill.methods.stages import First
-from potstill.pace import hasten
+from potstill.pace import hasten, prove
 from potstill.prepare import ALONE, Ready, count, losses_of
 from potstill.schemes.scheme import Scheme, total
 from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Frozen, Tapped
+from potstill.together import at_once
 from potstill.types import Batch
 
 SMALL_STEP = 2e8
@@ -48,14 +49,15 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
     batches = list(itertools.islice(stream.epoch(0), steps))
     if ready.fabric.device.type == "cpu" and (threads or max(work(ready, scheme) for scheme in schemes) < SMALL_STEP):
         torch.set_num_threads(threads or 1)
-    stays = [
-        config.seeds * n for n in [*(epochs_of(start, config.epochs) for start in built.before), config.main_epochs]
-    ]
+    ready.at_once, side_by_side = at_once(ready, schemes)
+    passes = -(-config.seeds // ready.at_once)
+    stays = [passes * n for n in [*(epochs_of(start, config.epochs) for start in built.before), config.main_epochs]]
     asked = [len(stream) * (min(n, config.cache.views) if config.cache.on else n) for n in stays]
     try:
         placed = [ready.placed(scheme) for scheme in schemes]
         said = forecast(ready, zip(placed, stays, strict=True))
         said += hasten(ready, zip(placed, asked, strict=True), batches[0].x)
+        prove(ready, placed, batches[0].x)
         timed = [_timed(ready, scheme, batches) for scheme in placed]
     except RuntimeError:  # `view` on a channels-last map, say; what is wrong in earnest is raised again
         ready.channels_last = False
@@ -89,6 +91,8 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
         ready.say(line)
     if delivered is not student:
         ready.say(f"deliver  the student with another head: {count(parameters(delivered.module))} parameters in all")
+    for line in side_by_side:
+        ready.say(line)
     trials = config.seeds * (2 if config.control and config.kind == "distill" else 1)
     duration = seconds * len(stream) * config.main_epochs * trials
     for start, (step, _) in zip(built.before, timed, strict=False):

@@ -25,6 +25,7 @@ from potstill.config.load import dump
 from potstill.config.schema import Config
 from potstill.console import Console
 from potstill.deliver import Delivery
+from potstill.engine import finished
 from potstill.errors import ConfigError, InterruptedRun, PotstillError
 from potstill.files import write_atomically
 from potstill.machines import first
@@ -38,7 +39,8 @@ from potstill.prepare import ALONE, Objects, Ready, adopt, card, losses_of, prep
 from potstill.rehearse import rehearse
 from potstill.report import report
 from potstill.runs import Follower, RunFolder, auto_name, command_line, environment, git_state, now
-from potstill.trial import Stop, run_trial, save_logits
+from potstill.together import Chorus, Group, side_by_side
+from potstill.trial import Stop, run_trial, save_logits, trial_by_step
 
 OnEpoch = Callable[[int, dict[str, Any]], None]
 
@@ -279,25 +281,15 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console, on_epoc
                 folder.path / "teacher.logits.safetensors", ready.teacher_logits["test"], ready.splits.test.labels
             )
         trials: dict[str, list[dict[str, Any]]] = {"student": [], "control": []}
-        for seed in folder.facts["seeds"]:
-            trials["student"].append(
-                run_trial(
-                    ready,
-                    "student",
-                    seed,
-                    folder.path / f"student-s{seed}",
-                    net=ready.student,
-                    losses=losses_of(config) if config.kind == "distill" else _labels_only(config),
-                    teacher=ready.teacher,
-                    console=console,
-                    stop=stop,
-                    on_epoch=functools.partial(on_epoch, seed) if on_epoch else None,
-                )
-            )
-            if config.control and config.kind == "distill":
-                trials["control"].append(_control(folder, ready, seed, trials["student"][-1]["epochs"], console, stop))
-            if lead:
-                finish(folder, ready, trials)
+        seeds, n = folder.facts["seeds"], ready.at_once
+        for some in (seeds[i : i + n] for i in range(0, len(seeds), n)):
+            students = _students(folder, ready, some, console, stop, on_epoch)
+            for seed, student in zip(some, students, strict=True):
+                trials["student"].append(student)
+                if config.control and config.kind == "distill":
+                    trials["control"].append(_control(folder, ready, seed, student["epochs"], console, stop))
+                if lead:
+                    finish(folder, ready, trials)
     if lead:
         report([folder.path])
         say_results(folder, console)
@@ -307,6 +299,35 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console, on_epoc
     load_weights(net.module, folder.path / "student.safetensors")
     net.classes = list(ready.splits.classes)
     return RunResult(folder.path, folder.facts, net, lead)
+
+
+def _students(
+    folder: RunFolder, ready: Ready, seeds: list[int], console: Console, stop: Stop, on_epoch: OnEpoch | None
+) -> list[dict[str, Any]]:
+    """Train the students of some seeds; several side by side."""
+    config = ready.config
+    group = Group(ready.stream(seeds[0]), stop, config.save_every) if len(seeds) > 1 else None
+    told = Chorus(console, seeds)
+    trials = {
+        f"student-s{seed}": trial_by_step(
+            ready,
+            "student",
+            seed,
+            folder.path / f"student-s{seed}",
+            net=ready.student,
+            losses=losses_of(config) if config.kind == "distill" else _labels_only(config),
+            teacher=ready.teacher,
+            console=told.voice(seed) if group else console,
+            stop=group.stop if group else stop,
+            on_epoch=functools.partial(on_epoch, seed) if on_epoch else None,
+            group=group,
+        )
+        for seed in seeds
+    }
+    if group is None:
+        return [*map(finished, trials.values())]
+    with told:
+        return side_by_side(trials, group)
 
 
 def _labels_only(config: Config) -> dict[str, dict[str, Any]]:
@@ -398,7 +419,8 @@ def control_key(ready: Ready, seed: int, stop_after: int | None = None) -> str:
         "compile",
     )
     facts = {k: config[k] for k in depends}
-    facts |= {"data": ready.splits.fingerprint, "batch": config["data"], "views": repr(ready.views), "seed": seed}
+    data = {**config["data"], "order": ready.config.order(seed)}
+    facts |= {"data": ready.splits.fingerprint, "batch": data, "views": repr(ready.views), "seed": seed}
     facts |= {"version": __version__, "device": ready.fabric.device.type}
     facts["labels"] = hashlib.sha256(np.ascontiguousarray(ready.splits.train.labels).tobytes()).hexdigest()
     facts["net"] = net_hash(ready.student(seed).module)

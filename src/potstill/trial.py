@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,20 @@ from torch import Tensor
 from potstill.adaptive import decided
 from potstill.chain import chain, extra_epochs
 from potstill.checkpoint import load_state
-from potstill.compiled import compile_nets
 from potstill.config.schema import Config, seconds
 from potstill.console import Console
 from potstill.deliver import Delivery
-from potstill.engine import Position, Stage, fit
+from potstill.engine import Batches, Position, Stage, fit_by_step, whole
 from potstill.files import write_json
 from potstill.keep import keep
 from potstill.models.net import Net
 from potstill.models.resolve import save_student
+from potstill.pace import compile_for
 from potstill.prepare import Ready, seed_everything
 from potstill.runs import Journal
 from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Tapped
+from potstill.together import Group
 
 
 class Stop:
@@ -62,7 +63,7 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def run_trial(
+def trial_by_step(
     ready: Ready,
     role: str,
     seed: int,
@@ -72,12 +73,15 @@ def run_trial(
     losses: Mapping[str, dict[str, Any]],
     teacher: Net | None,
     console: Console,
-    stop: Stop,
+    stop: Callable[[], bool],
     epochs: int | None = None,
     stop_after: int | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any]:
+    group: Group | None = None,
+) -> Generator[Position, None, dict[str, Any]]:
     """Train a net and measure it; go on where an interrupted trial stopped, do nothing where it is done.
+
+    ``trial_by_step`` yields before the first step and after each one, ``run_trial`` does not.
 
     Args:
         role: ``student``, ``control`` or ``teacher``: what it is for.
@@ -85,6 +89,7 @@ def run_trial(
         epochs: by default those of the run.
         stop_after: end after so many of them, and by nothing else: a control has the steps that its student had.
         on_epoch: told each epoch's line of the journal; what it raises ends the trial.
+        group: the students who are trained side by side with this one.
 
     Returns:
         what ``result.json`` says (see docs/design.md).
@@ -96,19 +101,18 @@ def run_trial(
     folder.mkdir(parents=True, exist_ok=True)
     made = net(seed)
     built = ready.build(made, dict(losses), teacher)
-    stream = ready.stream(seed, labels_only=teacher is None)
+    stream: Batches = group or ready.stream(seed, labels_only=teacher is None)
     device = fabric.device
     schemes = [*(first.scheme for first in built.before), built.scheme]
     for scheme in schemes:
         ready.placed(scheme)
     tapped = Tapped(made.module, (), made.preprocess).to(device)
     delivery = Delivery(made, built)
-    if config.compile:
-        for notice in compile_nets(built.scheme, device.type, *schemes):
-            console.say(f"  {notice}")
     caches, said = keep(ready, schemes, teacher)
-    for line in said:
+    for line in said + compile_for(ready, schemes, stream, epochs, folder):
         console.say(f"  {line}")
+    if group:
+        group.join(schemes)
     journal = Journal(folder / "metrics.jsonl")
     writer = tensorboard(config, folder) if fabric.is_global_zero else None
 
@@ -143,7 +147,7 @@ def run_trial(
     titles = {"student": "student" if teacher else "training", "control": "student alone", "teacher": "teacher"}
     console.begin(f"{titles[role]}, seed {seed}", total)
     try:
-        at = fit(
+        at = yield from fit_by_step(
             stages,
             fabric,
             folder=folder / "state",
@@ -151,7 +155,7 @@ def run_trial(
             on_step=lambda stage, at, steps: console.step(_gone(stages, at) + at.epoch, at.step, steps),
             on_epoch=each_epoch,
             should_stop=stop,
-            save_every=config.save_every,
+            save_every=group.due if group else config.save_every,
             save_steps=config.save_steps,
             deadline=(lambda: len(journal.rows()) >= stop_after)
             if stop_after
@@ -189,6 +193,9 @@ def run_trial(
     return result
 
 
+run_trial = whole(trial_by_step)
+
+
 def _gone(stages: list[Stage], at: Position) -> int:
     """Epochs of the stages that are over."""
     return sum(stage.epochs for stage in stages[: at.stage])
@@ -223,4 +230,4 @@ def tensorboard(config: Config, folder: Path) -> Any:
     return SummaryWriter(str(folder / "tensorboard"))
 
 
-__all__ = ["Stop", "measured", "run_trial", "save_logits", "tensorboard"]
+__all__ = ["Stop", "measured", "run_trial", "save_logits", "tensorboard", "trial_by_step"]

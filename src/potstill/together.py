@@ -1,0 +1,246 @@
+"""Students of one run side by side: each batch is made once and the teacher asked about it once, for all of them.
+
+Each student is trained by the same code as alone, a step at a time, and its random numbers, weights, sums and checkpoints are
+its own: what becomes of it is, bit for bit, what would have become of it alone on the same batches.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from potstill.console import Console
+from potstill.engine import Batches, Position
+from potstill.errors import InterruptedRun, PotstillError
+from potstill.prepare import Ready
+from potstill.schemes.scheme import Scheme
+from potstill.schemes.spot_adaptive import SpotAdaptive
+from potstill.taps import Frozen, Tapped
+from potstill.types import Batch, Out
+
+R = TypeVar("R")
+Schemes = Iterable[Scheme | SpotAdaptive]
+
+
+def at_once(ready: Ready, schemes: Schemes) -> tuple[int, list[str]]:
+    """How many students are trained side by side, and lines that say so, or why they are not."""
+    c = ready.config
+    if c.together == 1:
+        return 1, []
+    order = f"all see the pictures in the order of seed {c.order(c.seed)}"
+    if reason := hindrance(ready, list(schemes)):
+        return 1, [f"together no: {reason}", f"         one after the other, with the same result; {order}"]
+    n = min(c.together, c.seeds)
+    return n, [f"together {n} students on one pass of the teacher; {order}"]
+
+
+def hindrance(ready: Ready, schemes: list[Scheme | SpotAdaptive]) -> str | None:
+    """Why one pass of the teacher cannot serve several students; None: it can."""
+    c = ready.config
+    if any(isinstance(scheme, SpotAdaptive) for scheme in schemes):
+        return "spot-adaptive distillation runs the teacher's layers as each student's decisions want it"
+    asked = [scheme.nets["teacher"] for scheme in schemes if "teacher" in scheme.active]
+    reasons = {
+        "there is one seed": c.seeds == 1,
+        "no teacher is asked": not asked,
+        "the teacher learns too": not all(isinstance(net, Frozen) for net in asked),
+        "with cache=true the teacher is asked once anyway": c.cache.on,
+        "nets that are compiled share what is compiled": c.compile,
+        "precision=16 has one scale of the gradients for all": c.precision == "16",
+        "several processes train each student": ready.fabric.world_size > 1,
+    }
+    return next((reason for reason, true in reasons.items() if true), None)
+
+
+class Once(Frozen):
+    """A frozen teacher that is asked about each tensor once. An answer is kept until :meth:`forget`, as long as neither it nor
+    what was asked about is changed in place."""
+
+    def __init__(self, live: Frozen) -> None:
+        super().__init__(live.net)
+        self.said: dict[tuple[Any, ...], tuple[Tensor, Out, list[int]]] = {}
+
+    def forward(self, x: Tensor) -> Out:
+        key = (
+            x.data_ptr(),
+            x.shape,
+            x.stride(),
+            x._version,
+        )  # parts of a batch are new views of the same memory each time
+        kept = self.said.get(key)
+        if kept is None or kept[2] != [v._version for v in kept[1].values()]:
+            said: Out = super().forward(x)
+            kept = self.said[key] = (
+                x,
+                said,
+                [v._version for v in said.values()],
+            )  # with x, whose memory nobody else gets then
+        return dict(kept[1])
+
+    def forget(self) -> None:
+        """Forget all answers."""
+        self.said.clear()
+
+
+class Group:
+    """What students who are trained side by side share: the batches, the teacher, the moments to save and to stop.
+
+    Args:
+        stream: of their batches, which are made once.
+        asked: whether somebody wants them to stop.
+        every: seconds between checkpoints.
+    """
+
+    def __init__(self, stream: Batches, asked: Callable[[], bool] = lambda: False, every: float = 60.0) -> None:
+        self.stream, self.asked, self.every = stream, asked, every
+        self.teachers: dict[tuple[str, ...], Once] = {}
+        self.at: tuple[int, int] | None = None
+        self.going: Iterator[Batch] = iter(())
+        self.batch: Batch
+        self.versions: list[int]
+        self.stopping, self.saving, self.saved = False, False, time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step ``start`` on: the same objects for all who are at the same step."""
+        for step in range(start, len(self)):
+            if self.at != (epoch, step) or _versions(self.batch) != self.versions:
+                if self.at != (epoch, step - 1):
+                    self.going = self.stream.epoch(epoch, step)
+                self.at, self.batch = (epoch, step), next(self.going)
+                self.versions = _versions(self.batch)
+                for teacher in self.teachers.values():
+                    teacher.forget()
+            yield self.batch
+
+    def join(self, schemes: Schemes) -> None:
+        """Put the teacher that is asked once in the places of the schemes' own."""
+        for scheme in schemes:
+            live = scheme.nets["teacher"] if "teacher" in scheme.active else None
+            if isinstance(live, Frozen):
+                assert isinstance(live.net, Tapped)
+                scheme.nets["teacher"] = self.teachers.setdefault(live.net.spots, Once(live))
+
+    def turn(self) -> None:
+        """Decide for all whether the next step is followed by a checkpoint, and whether it is the last."""
+        now = time.monotonic()
+        self.stopping = self.stopping or self.asked()
+        self.saving = now - self.saved > self.every
+        self.saved = now if self.saving else self.saved
+
+    def stop(self) -> bool:
+        """Whether to stop after this step."""
+        return self.stopping
+
+    def due(self) -> bool:
+        """Whether a checkpoint is due after this step."""
+        return self.saving
+
+
+def side_by_side(trials: Mapping[str, Generator[Position, None, R]], group: Group) -> list[R]:
+    """Take a step of each trial in turn to the end of all; what they return, in order.
+
+    Whoever has the fewest steps is next: trials that go on from checkpoints of different steps meet again.
+
+    Raises:
+        InterruptedRun: when the group stops; every trial has saved its state then.
+        PotstillError: of a trial, whose name it bears; the others are left as they were saved.
+    """
+    returned: dict[str, R] = {}
+    steps, latest, stopped = dict.fromkeys(trials, -1), -1, None
+    randoms = dict.fromkeys(trials, _random())
+    try:
+        while steps:
+            name = min(steps, key=steps.__getitem__)
+            if steps[name] > latest:
+                latest = steps[name]
+                group.turn()
+            _put_random(randoms[name])
+            try:
+                steps[name] = next(trials[name]).total_steps
+                randoms[name] = _random()
+            except StopIteration as end:
+                returned[name] = end.value
+                del steps[name]
+            except InterruptedRun as error:
+                stopped = error
+                del steps[name]
+            except PotstillError as error:
+                error.where = error.where or name
+                raise
+    finally:
+        for trial in trials.values():
+            trial.close()
+    if stopped is not None:
+        raise stopped
+    return [returned[name] for name in trials]
+
+
+class Chorus:
+    """The console of several students: one bar for all, and every line says whose it is."""
+
+    def __init__(self, console: Console, seeds: list[int]) -> None:
+        self.console, self.seeds, self.begun = console, seeds, False
+
+    def voice(self, seed: int) -> Console:
+        """The console of one of them."""
+        return Voice(self, seed)
+
+    def __enter__(self) -> Chorus:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.console.end()
+
+
+class Voice(Console):
+    """The console of one student of several."""
+
+    def __init__(self, chorus: Chorus, seed: int) -> None:
+        self.chorus, self.whole, self.who = chorus, chorus.console, f"s{seed}"
+        self.rich, self.verbose = self.whole.rich, self.whole.verbose
+
+    def say(self, text: str = "") -> None:
+        self.whole.say(f"  {self.who}: {text.strip()}")
+
+    def begin(self, title: str, epochs: int) -> None:
+        if not self.chorus.begun:
+            self.chorus.begun = True
+            self.whole.begin(f"students side by side, seeds {', '.join(map(str, self.chorus.seeds))}", epochs)
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        self.whole.step(epoch, step, steps)
+
+    def epoch(self, row: Mapping[str, Any], who: str = "") -> None:
+        self.whole.epoch(row, self.who)
+
+    def end(self) -> None:
+        """Nothing: the others may go on."""
+
+
+def _versions(batch: Batch) -> list[int]:
+    """How often the tensors of a batch were changed in place."""
+    return [field._version for field in batch if isinstance(field, Tensor)]
+
+
+def _random() -> tuple[Any, ...]:
+    """The state of every global random generator, as it comes: quicker than what checkpoints hold."""
+    device = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return torch.get_rng_state(), device, np.random.get_state(), random.getstate()
+
+
+def _put_random(state: tuple[Any, ...]) -> None:
+    """Put them back."""
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])
+    np.random.set_state(state[2])
+    random.setstate(state[3])
