@@ -1,13 +1,19 @@
-"""The live teacher at its own speed, in a run: chosen once, said, written down; the same in every trial and on resume."""
+"""How fast nets run, in a run: the teacher at its own speed, compiled nets; chosen once, written down, the same on resume."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from potstill.compiled import compile_nets
+from potstill.engine import Batches, split
+from potstill.files import write_json
 from potstill.prepare import Ready
+from potstill.recompute import spare
 from potstill.schemes.scheme import Scheme
 from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Frozen, Tapped
@@ -59,6 +65,41 @@ def hasten(ready: Ready, schemes: Iterable[tuple[Scheme | SpotAdaptive, int]], x
             lines.append(head + _words(sped))
             lines += [f"         {notice}" for notice in sped.notices]
         ready.swift(scheme)
+    return lines
+
+
+def prove(ready: Ready, schemes: Iterable[Scheme | SpotAdaptive], x: torch.Tensor) -> None:
+    """Hold students whose blocks are computed again (``checkpoint_activations``) against the same ones whose are not.
+
+    Raises:
+        ModelError: they differ.
+    """
+    for scheme in schemes if ready.config.checkpoint_activations else ():
+        with ready.fabric.autocast():
+            spare(scheme.begin().train(), x)
+
+
+def compile_for(
+    ready: Ready, schemes: Sequence[Scheme | SpotAdaptive], stream: Batches, epochs: int, folder: Path
+) -> list[str]:
+    """Compile the nets of a trial as ``compile`` has it; lines that say so. ``compiled.json`` keeps what was decided: a trial
+    that goes on is compiled as it was."""
+    c, note = ready.config, folder / "compiled.json"
+    if not c.compile:
+        return []
+    x = split(next(iter(stream.epoch(0))), c.accumulate)[0].x
+    forwards = len(stream) * epochs * c.accumulate if c.compile == "auto" else None
+    lines: list[str] = []
+    decided = ready.fabric.broadcast(json.loads(note.read_text("utf-8")) if note.exists() else None)
+    with ready.fabric.autocast():
+        if decided is None and ready.fabric.is_global_zero:
+            lines, decided = compile_nets(schemes, x, forwards=forwards)
+            write_json(note, decided)
+            ready.fabric.broadcast(decided)
+        elif decided is None:
+            compile_nets(schemes, x, decided=ready.fabric.broadcast(None))
+        else:
+            compile_nets(schemes, x, decided=decided)
     return lines
 
 

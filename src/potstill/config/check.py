@@ -215,6 +215,9 @@ def _contradictions(config: Config) -> list[Problem]:
         problems.append(
             Problem(("losses",), "no loss has a weight above 0: nothing would be learned.", "losses.ce.weight=1")
         )
+    if config.compile and config.checkpoint_activations:
+        what = "does not go with compile: a compiled net decides itself what it computes again."
+        problems.append(Problem(("checkpoint_activations",), what, "one of the two"))
     if config.main_epochs < 1:
         taken = ", ".join(f"{name} {stage.epochs(config.epochs)}" for name, stage in config.before.items())
         what = f"leaves none for the main stage: {config.epochs}, of which the stages before it take {taken}."

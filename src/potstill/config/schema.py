@@ -358,8 +358,8 @@ class Config(Section):
     """How many devices of this machine; torchrun and Slurm say it themselves."""
     nodes: Count = 1
     """How many machines; their processes are started by torchrun or Slurm, which say it themselves."""
-    compile: bool = False
-    """Compile the nets with torch.compile."""
+    compile: Literal["auto"] | bool = False
+    """Compile the nets, each proved equal to eager first; `auto`: where the run is long enough, and it is faster."""
     keep_memory: bool = True
     """On a CPU under glibc: keep freed memory for the next step instead of giving it back to the system; faster."""
     cache: CacheConfig = CacheConfig(on=False)
@@ -368,6 +368,8 @@ class Config(Section):
     """Largest norm of the gradient; null: as it is."""
     accumulate: Count = 1
     """Parts into which a batch is cut to save memory."""
+    checkpoint_activations: bool = False
+    """Compute the student's blocks again in the backward pass to save memory; a third slower, the same numbers."""
     early_stop: Count | None = None
     """Stop after so many epochs without a better validation; null: never."""
     save_every: NonNegative = 60.0
