@@ -1,37 +1,42 @@
-"""A training step of every method: potstill against the floor and against a peer, in one interleaved run.
+"""A training step of every method: potstill against the floor and against peers, in one interleaved run.
 
-    python -m benchmarks.speed --peer repdistiller=PATH               # PATH: your own checkout; some minutes a method
-    python -m benchmarks.speed --only kd at crd --rounds 5 --pair resnet20-resnet8
-    python -m benchmarks.speed --print
+    python -m benchmarks.speed --peer repdistiller=PATH --peer mdistiller=PATH    # PATH: your own checkout; minutes a method
+    python -m benchmarks.speed --only kd at crd --rounds 5 --pair resnet20-resnet8 --variants auto cached
+    python -m benchmarks.speed --device cuda --compile --peer repdistiller=PATH   # and images/s, kernels' share, an epoch of KD
+    python -m benchmarks.speed --print --plot benchmarks/results/speed.svg
 
 Batches of 64 pictures of noise, 3x32x32, 100 classes, 50,000 samples; SGD 0.05, momentum 0.9, weight decay 5e-4; published
 weights. A step is forward, loss, backward and optimizer, as each loop does it. One thread on a CPU; all variants of a method
-in one process, in random order every round; given is the median of CPU seconds (on a GPU of seconds, synchronised), and the
-ratios are medians over the rounds of ratios within a round, on which other work of the machine weighs less.
+in one process, in random order every round; given is the median of CPU seconds (on a GPU of seconds, 20 steps between
+synchronisations), and the ratios are medians over the rounds of ratios within a round, on which other work of the machine
+weighs less.
 
-floor     the student alone: cross-entropy, channels-last, fused SGD
-exact     potstill, the teacher bit for bit the user's
-equal     the teacher equal but for rounding in float32: folded, channels-last (`--compile`: compiled as well)
-fast      bf16, compiled, where the processor has it
-cached    the teacher's side read from a cache in float16
-peers     their loop on their nets
+floor          the student alone: cross-entropy, channels-last, fused SGD
+floor bf16     the same in bf16
+exact          potstill, the teacher as it was given, to the last bit (`teacher.speed: exact`)
+auto           the default: the teacher channels-last, as the student
+equal          the teacher equal but for rounding in float32: folded, channels-last (`--compile`: compiled as well)
+fast           teacher and student in bf16, where the processor has it (`precision: bf16`; `--compile`: compiled)
+cached         the teacher's side read from a cache in float16
+fast cached    the same with the student in bf16
+peers          their loop on their nets (benchmarks/peers)
 
-`peak` is the memory that two steps need beyond what stood before them, MiB, each variant in a process of its own (resident memory
-on a CPU). Lines go to benchmarks/results/speed.jsonl; `method before` is a method's first stage.
+`peak` is the memory that two steps need beyond what stood before them, MiB (resident memory on a CPU, each variant in a process
+of its own; tensors on a GPU). Lines go to benchmarks/results/speed.jsonl; `method before` is a method's first stage. What is read
+on a GPU only is in benchmarks/speed_device.py and speed_epoch.py; it has not been run on one yet.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
-import multiprocessing
 import os
 import random
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +44,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.peers import peer
+from benchmarks.speed_device import Make, Step, busy, peaks, seconds
+from benchmarks.speed_show import METHODS, OURS, RESULTS, plot, table
 from potstill.cache import Cached, Layout, Store
+from potstill.compiled import compile_nets
 from potstill.losses import CE
 from potstill.methods import expand
 from potstill.methods.build import build
@@ -50,15 +58,36 @@ from potstill.models import resolve
 from potstill.runs import environment, git_state, now
 from potstill.schemes import Link, Scheme, total
 from potstill.taps import Frozen
-from potstill.teacher import Sped, speed_up
+from potstill.teacher import has_bf16, speed_up
 from potstill.types import Batch
 
-RESULTS = Path(__file__).parent / "results" / "speed.jsonl"
 BATCH, CLASSES, SAMPLES = 64, 100, 50_000
-METHODS = ("kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ab before", "ft", "ft before", "fsp", "fsp before",
-           "nst", "crd", "crd+kd", "dkd", "dist", "reviewkd")  # fmt: skip
-OURS = ("exact", "equal", "fast", "cached")
-Step = Callable[[], None]
+STEPS = 20
+"""Between synchronisations on a GPU."""
+LAST: Any = torch.channels_last
+NO_BF16 = "this processor has no instructions for bf16"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: a method (or its first stage, ``NAME before``) on a pair of nets, teacher and student.
+
+    Attributes:
+        compiled: whether what can be compiled is.
+        times: steps in a call.
+    """
+
+    method: str
+    pair: tuple[str, str]
+    device: str = "cpu"
+    compiled: bool = False
+    times: int = 1
+
+    @cached_property
+    def batch(self) -> Batch:
+        g, ids = torch.Generator().manual_seed(0), torch.arange(BATCH, device=self.device)
+        x = torch.rand(BATCH, 3, 32, 32, generator=g).to(self.device, memory_format=LAST)
+        return Batch(x, ids % CLASSES, ids, torch.zeros_like(ids), progress=0.5)
 
 
 def net(name: str) -> nn.Module:
@@ -66,199 +95,186 @@ def net(name: str) -> nn.Module:
     return module
 
 
-def data(device: str) -> Batch:
-    g = torch.Generator().manual_seed(0)
-    x = torch.rand(BATCH, 3, 32, 32, generator=g).to(memory_format=torch.channels_last)
-    ids = torch.arange(BATCH)
-    x, ids = x.to(device), ids.to(device)
-    return Batch(x, ids % CLASSES, ids, torch.zeros_like(ids), progress=0.5)
+def mixed(x: Tensor, bf16: bool) -> torch.autocast:
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=bf16)
 
 
-def stepper(scheme: Scheme, batch: Batch) -> Step:
+def stepper(case: Case, scheme: Scheme, bf16: bool, batch: Batch) -> Step:
+    """Training steps as the engine does them."""
     scheme.begin().train()
     trained = [p for p in scheme.parameters() if p.requires_grad]
     sgd = torch.optim.SGD(trained, 0.05, 0.9, weight_decay=5e-4, fused=True)
 
     def step() -> None:
-        total(scheme(batch)).backward()
-        sgd.step()
-        sgd.zero_grad()
+        for _ in range(case.times):
+            with mixed(batch.x, bf16):
+                losses = scheme(batch)
+            total(losses).backward()
+            sgd.step()
+            sgd.zero_grad()
 
     return step
 
 
-def floor(pair: tuple[str, str], batch: Batch) -> Step:
+def floor(case: Case, bf16: bool) -> Step | str:
+    if bf16 and not has_bf16(case.batch.x.device):
+        return NO_BF16
     torch.manual_seed(0)
-    scheme = Scheme({"student": net(pair[1])}, [Link(CE(), 1.0, teacher=None)])
-    return stepper(scheme.to(batch.x.device).to(memory_format=torch.channels_last), batch)  # type: ignore[call-overload]
+    scheme = Scheme({"student": net(case.pair[1])}, [Link(CE(), 1.0, teacher=None)])
+    scheme.to(case.device).to(memory_format=LAST)  # type: ignore[call-overload]
+    if bf16 and case.compiled:
+        with mixed(case.batch.x, True):
+            compile_nets([scheme], case.batch.x)
+    return stepper(case, scheme, bf16, case.batch)
 
 
-def ours(method: str, pair: tuple[str, str], batch: Batch, variant: str, compiled: bool, folder: Path) -> Step | str:
-    """A step of a variant; why it is none."""
+def taught(case: Case, variant: str, folder: Path, samples: int = BATCH) -> Scheme | str:
+    """The scheme of a variant; why there is none. A cache of so many samples has the batch in it."""
+    x, bf16 = case.batch.x, variant.startswith("fast")
+    if bf16 and not has_bf16(x.device):
+        return NO_BF16
     torch.manual_seed(0)
-    name, before = method.removesuffix(" before"), method.endswith(" before")
+    name, before = case.method.removesuffix(" before"), case.method.endswith(" before")
     facts = {"num_classes": CLASSES, "num_samples": SAMPLES, "labels": torch.arange(SAMPLES) % CLASSES}
-    built = build(net(pair[1]), net(pair[0]), expand(name), batch.x[:2].cpu(), facts=facts)
+    built = build(net(case.pair[1]), net(case.pair[0]), expand(name), x[:2].cpu(), facts=facts)
     scheme: Any = built.before[0].scheme if before else built.scheme
-    scheme.to(batch.x.device).to(memory_format=torch.channels_last)
-    if "teacher" not in scheme.active:
-        return stepper(scheme, batch) if variant == "exact" else "no link asks the teacher"
-    live = scheme.nets["teacher"]
-    if variant == "cached":
-        said = live(batch.x)
-        layout = Layout.of(said, "float16")
-        store = Store(folder / method.replace(" ", "-"), np.arange(BATCH), 1, layout.nbytes, {})
-        Cached(store, layout, live)(batch)
-        scheme.nets["teacher"] = Cached(store, layout, None)
-    elif variant != "exact":
-        precision: Any = variant
-        sped: Sped = speed_up(live.net, batch.x, precision=precision, forwards=10**6 if compiled else 0)
-        if variant == "fast" and not any("bf16" in h for h in sped.how):
-            return "; ".join(sped.notices) or "bf16 did not pay"
-        scheme.nets["teacher"] = Frozen(sped.net)
-    return stepper(scheme, batch)
+    scheme.to(case.device).to(memory_format=LAST)
+    alone = "teacher" not in scheme.active
+    if alone and variant not in ("auto", "fast"):
+        return "no link asks the teacher"
+    with mixed(x, bf16):
+        if not alone:
+            scheme.nets["teacher"] = teacher(case, variant, scheme.nets["teacher"], folder, samples)
+        if bf16 and case.compiled:
+            compile_nets([scheme], x)
+    return scheme
 
 
-def variants(
-    method: str, pair: tuple[str, str], peers: dict[str, Path], device: str, compiled: bool, folder: Path
-) -> dict[str, Callable[[], Step | str]]:
-    """How each variant is made."""
-    batch = data(device)
-    made: dict[str, Callable[[], Step | str]] = {"floor": lambda: floor(pair, batch)}
-    for name in OURS:
-        made[name] = lambda name=name: ours(method, pair, batch, name, compiled, folder / name)
-    for name, path in peers.items():
-        adapter = peer(name)
-        if method in adapter.METHODS:
-            both = batch.x.contiguous().cpu(), batch.y.cpu()
-            made[name] = lambda adapter=adapter, path=path, both=both: adapter.step(path, method, both, pair, device)
-    return made
+def teacher(case: Case, variant: str, live: Frozen, folder: Path, samples: int) -> Frozen | Cached:
+    """What teaches in the place of the live teacher, which is channels-last."""
+    x = case.batch.x
+    if variant == "exact":
+        return live.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    if variant in ("equal", "fast"):
+        forwards = 10**6 if case.compiled else 0
+        return Frozen(speed_up(live.net, x, precision=variant, forwards=forwards).net)  # type: ignore[arg-type]
+    if variant == "auto":
+        return live
+    layout = Layout.of(live(x), "float16")
+    store = Store(folder, np.arange(samples), 1, layout.nbytes, {})
+    filling = Cached(store, layout, live)
+    filling(case.batch)
+    return Cached(store, layout, None) if store.finished else filling
 
 
-def seconds(step: Step, device: str) -> float:
-    if device == "cpu":
-        began = time.process_time()
-        step()
-        return time.process_time() - began
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    step()
-    torch.cuda.synchronize()
-    return time.perf_counter() - began
+def ours(case: Case, variant: str, folder: Path) -> Step | str:
+    """A step of a variant; why it is none."""
+    scheme, batch = taught(case, variant, folder), case.batch
+    if isinstance(scheme, str):
+        return scheme
+    if variant == "exact":  # a teacher in the default format takes pictures in it
+        batch = batch._replace(x=batch.x.contiguous())
+    return stepper(case, scheme, variant.startswith("fast"), batch)
 
 
-def status(key: str) -> int:
-    """A figure of this process's memory, bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024
+def theirs(case: Case, name: str, path: Path | None) -> Step | str:
+    both = case.batch.x.contiguous().cpu(), case.batch.y.cpu()
+    step: Step | str = peer(name).step(path, case.method, both, case.pair, case.device, case.times)
+    return step
 
 
-def peak(make: Callable[[], Step | str], queue: Any) -> None:
-    """What two steps need beyond what stood before, MiB, into the queue."""
-    step = make()
-    if isinstance(step, str):
-        queue.put(None)
-        return
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of resident memory begins here
-    before = status("VmRSS")
-    step(), step()
-    queue.put((status("VmHWM") - before) / 2**20)
-
-
-def peaks(made: dict[str, Callable[[], Step | str]], device: str) -> dict[str, float | None]:
-    if device != "cpu":
-        return {}  # a forked process cannot use the GPU
-    context, found = multiprocessing.get_context("fork"), {}
-    for name, make in made.items():
-        queue = context.Queue()
-        child = context.Process(target=peak, args=(make, queue))
-        child.start()
-        found[name] = queue.get(timeout=600)
-        child.join()
-    return found
-
-
-def measure(
-    method: str, pair: tuple[str, str], peers: dict[str, Path], device: str, compiled: bool, rounds: int
-) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        made = variants(method, pair, peers, device, compiled, Path(folder) / "timed")
-        memory = peaks(variants(method, pair, peers, device, compiled, Path(folder) / "peak"), device)
-        steps, absent = {}, {}
-        for name, make in made.items():
-            step = make()
-            (absent if isinstance(step, str) else steps)[name] = step
-        for step in steps.values():
+def started(make: Make, foreign: bool) -> Step | str:
+    """A step that was called once; why there is none. That a peer's code fails here must not end the run."""
+    try:
+        step = make()
+        if not isinstance(step, str):
             step()
+    except Exception as error:
+        if not foreign:
+            raise
+        return f"{type(error).__name__}: {error}"
+    return step
+
+
+def variants(case: Case, peers: dict[str, Path | None], wanted: Sequence[str], folder: Path) -> dict[str, Make]:
+    """How each variant is made."""
+    made: dict[str, Make] = {"floor": partial(floor, case, False)}
+    if any(name.startswith("fast") for name in wanted):
+        made["floor bf16"] = partial(floor, case, True)
+    made |= {name: partial(ours, case, name, folder / name) for name in wanted}
+    return made | {n: partial(theirs, case, n, path) for n, path in peers.items() if case.method in peer(n).METHODS}
+
+
+def measure(case: Case, peers: dict[str, Path | None], wanted: Sequence[str], rounds: int) -> dict[str, Any]:
+    """A line of the results."""
+    steps: dict[str, Step] = {}
+    absent: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        memory = peaks(variants(case, peers, wanted, Path(folder) / "peak"), case.device)
+        for name, make in variants(case, peers, wanted, Path(folder) / "timed").items():
+            step = started(make, name in peers)
+            if isinstance(step, str):
+                absent[name] = step
+            else:
+                steps[name] = step
         took: dict[str, list[float]] = {name: [] for name in steps}
         names, rng = [*steps], random.Random(0)
         for _ in range(rounds):
             rng.shuffle(names)
             for name in names:
-                took[name].append(seconds(steps[name], device))
+                took[name].append(seconds(steps[name], case.device) / case.times)
+        kernels = {n: busy(step) / case.times for n, step in steps.items()} if case.device != "cpu" else {}
 
     def ratio(name: str, of: str) -> float:
         return statistics.median(a / b for a, b in zip(took[name], took[of], strict=True))
 
-    row: dict[str, Any] = {"method": method, "pair": "-".join(pair), "device": device, "rounds": rounds}
-    row |= {"seconds": {n: statistics.median(t) for n, t in took.items()}, "peak_mib": memory, "absent": absent}
-    row["of_floor"] = {n: ratio(n, "floor") for n in took}
+    medians = {n: statistics.median(t) for n, t in took.items()}
+    row: dict[str, Any] = {"method": case.method, "pair": "-".join(case.pair), "device": case.device, "rounds": rounds}
+    row |= {"seconds": medians, "peak_mib": memory, "absent": absent}
+    row["images_per_second"] = {n: round(BATCH / s, 1) for n, s in medians.items()}
+    row["outside_kernels"] = {n: max(0.0, 1 - s / medians[n]) for n, s in kernels.items()}
+    row["of_floor"] = {n: ratio(n, "floor bf16" if n.startswith("fast") else "floor") for n in took}
     row["of"] = {p: {n: ratio(n, p) for n in took if n in OURS} for p in peers if p in took}
-    return row | {"compiled": compiled, "at": now(), "git": git_state(), "environment": environment(device)}
-
-
-def rows() -> list[dict[str, Any]]:
-    """The newest line of each method, pair and device."""
-    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    found = {(r["pair"], r["device"], METHODS.index(r["method"])): r for r in map(json.loads, lines)}
-    return [found[k] for k in sorted(found)]
-
-
-def table() -> str:
-    """In Markdown."""
-    lines = []
-    for r in rows():
-        columns = [n for n in ("floor", *OURS, *r["of"]) if n in r["seconds"]]
-        peers = "; ".join(
-            f"{p}: " + ", ".join(f"{n} {v:.2f}" for n, v in of.items() if n in r["seconds"])
-            for p, of in r["of"].items()
-        )
-        times = ", ".join(f"{n} {1e3 * r['seconds'][n]:.0f}" for n in columns)
-        memory = ", ".join(f"{n} {v:.0f}" for n, v in r["peak_mib"].items() if v is not None)
-        over = ", ".join(f"{n} {v:.2f}" for n, v in r["of_floor"].items() if n in OURS)
-        lines.append(f"| {r['pair']} | {r['method']} | {times} | {over} | {peers} | {memory} |")
-    head = "| pair | method | ms a step | of the floor | of the peer | peak MiB |\n|---|---|---|---|---|---|"
-    return "\n".join([head, *lines])
+    return row | {"compiled": case.compiled, "at": now(), "git": git_state(), "environment": environment(case.device)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME[=PATH]")
     parser.add_argument("--only", nargs="+", default=METHODS)
+    parser.add_argument("--variants", nargs="*", default=OURS)
     parser.add_argument("--pair", default="resnet32x4-resnet8x4")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--print", action="store_true")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="bars of the ratios to each peer, .svg or .png")
     args = parser.parse_args()
+    if unknown := {*args.only} - {*METHODS} | {*args.variants} - {*OURS}:
+        parser.error(f"unknown: {', '.join(unknown)}; methods: {', '.join(METHODS)}; variants: {', '.join(OURS)}")
     torch.set_num_threads(1)
+    if args.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the peers ask whether there is a GPU, and then use it
+    else:
+        torch.backends.cudnn.benchmark = True  # as the peers have it
     teacher, student = args.pair.split("-")
-    peers = {name: Path(path).resolve() for name, path in (p.split("=", 1) for p in args.peer)}
+    given = (p.partition("=") for p in args.peer)
+    peers = {name: Path(path).resolve() if path else None for name, _, path in given}
     for method in () if args.print else args.only:
-        row = measure(method, (teacher, student), peers, args.device, args.compile, args.rounds)
+        case = Case(method, (teacher, student), args.device, args.compile, 1 if args.device == "cpu" else STEPS)
+        row = measure(case, peers, args.variants, args.rounds)
         RESULTS.parent.mkdir(exist_ok=True)
         with open(RESULTS, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        print(
-            method,
-            {k: round(v, 3) for k, v in row["seconds"].items()},
-            row["of"],
-            row["peak_mib"],
-            row["absent"],
-            flush=True,
-        )
+        shown = {k: round(v, 3) for k, v in row["seconds"].items()}
+        print(method, shown, row["of"], row["peak_mib"], row["absent"], flush=True)
+    if args.device != "cpu" and not args.print:
+        from benchmarks.speed_epoch import epochs
+
+        print("an epoch of KD, seconds:", epochs(Case("kd", (teacher, student), args.device, args.compile), peers))
     print(table())
+    if args.plot:
+        plot(args.plot)
 
 
 if __name__ == "__main__":

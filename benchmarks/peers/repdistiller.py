@@ -46,9 +46,14 @@ class Quiet:
 
 
 def step(
-    path: Path, method: str, batch: tuple[torch.Tensor, torch.Tensor], pair: tuple[str, str], device: str
+    path: Path | None,
+    method: str,
+    batch: tuple[torch.Tensor, torch.Tensor],
+    pair: tuple[str, str],
+    device: str,
+    times: int = 1,
 ) -> Callable[[], None]:
-    """One step of its loop (``train_distill``, or ``init`` for a stage before), on a batch of pictures and labels."""
+    """So many steps of its loop (``train_distill``, or ``init`` for a stage before), on a batch of pictures and labels."""
     on_path(path)
     import crd.memory  # type: ignore[import-not-found]
     import distiller_zoo as zoo  # type: ignore[import-not-found]
@@ -116,6 +121,7 @@ def step(
     else:
         loss = {"attention": zoo.Attention, "nst": zoo.NSTLoss, "similarity": zoo.Similarity, "rkd": zoo.RKDLoss,
                 "pkt": zoo.PKT, "kdsvd": zoo.KDSVD}[name]()  # fmt: skip
+    loader *= times
     if method.endswith(" before"):
         criterion = nn.MSELoss() if name == "factor" else loss
         start = nn.ModuleList(first)
