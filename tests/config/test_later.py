@@ -63,3 +63,49 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     assert "2 problems" in said
     assert "my.yaml:3:5" in said
     assert "my.yaml:4:5: sweep.over.losses.kd.weight: must be at least 0, got -1" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("  prune: {rati: 0.5}", "my.yaml:2:11: compress.prune.rati: no such key. Did you mean 'ratio'?"),
+        ("  prune: {macs: 0.5, importance: taylr}", "must be one of magnitude, bn, taylor, got 'taylr'"),
+        ("  prune: {macs: half}", "compress.prune.macs: must be a number, got 'half'"),
+        ("  lowrank: {ratio: 0.5, from: svd}", "compress.lowrank.from: no such key. Did you mean 'form'?"),
+        ("  sparsify: {patern: '2:4'}", "compress.sparsify.patern: no such key. Did you mean 'pattern'?"),
+        ("  recover: {epoch: 5}", "compress.recover.epoch: no such key. Did you mean 'epochs'?"),
+        (
+            "  recover: {method: dits}",
+            "my.yaml:2:13: compress.recover.method: no such method: 'dits'. Did you mean 'dist'?",
+        ),
+        (
+            "  recover: {settings: {losses.kd.temprature: 2}}",
+            "compress.recover.settings: losses.kd.temprature: no such key.",
+        ),
+        ("  quantize: {precision: int8, trian: 300}", "compress.quantize.trian: no such key. Did you mean 'train'?"),
+        ("  quantize: int9", "my.yaml:2:3: compress.quantize: must be one of int8, int4, int8-weights"),
+        ("  quantize: {keep: fc}", "compress.quantize.keep: must be a list, got 'fc'"),
+        ("  export: onnx,tflite", "my.yaml:2:3: compress.export: must be one of onnx, pt2, pte, got 'tflite'"),
+        ("  export: {to: [onnx, pt3]}", "compress.export.to: must be one of onnx, pt2, pte, got 'pt3'"),
+        ("  verify: {allowed: 1}", "compress.verify.allowed: no such key. Did you mean 'allowed_drop'?"),
+    ],
+)
+def test_what_is_wrong_inside_a_stage_of_compress(tmp_path: Path, line: str, says: str) -> None:
+    assert says in problems(tmp_path, f"compress:\n{line}\n")
+
+
+def test_every_setting_of_every_stage_is_taken(tmp_path: Path) -> None:
+    """The fields that are read from the source are those of the classes, and their defaults are valid where they are plain."""
+    import dataclasses
+
+    from potstill.compress.stage import STAGES, make
+    from potstill.config.stages import FIRST, fields_model
+
+    given: dict[str, Any] = {"prune": {"ratio": 0.5}, "lowrank": {"ratio": 0.5}, "sparsify": {"pattern": "2:4"}}
+    for stage, spec in STAGES.items():
+        made = make(stage, **given.get(stage, {}))
+        model = fields_model(spec)
+        assert [*model.model_fields] == [f.name for f in dataclasses.fields(made)]
+        assert not [k for k, f in model.model_fields.items() if f.annotation is Any and (stage, k) != ("export", "to")]
+        model.model_validate({k: v for k, v in dataclasses.asdict(made).items() if k != "opset"})
+    assert {*FIRST} == {*STAGES} - {"recalibrate"}

@@ -12,13 +12,12 @@ import typer
 from potstill.commands import options as o
 from potstill.commands.nets import Trust
 from potstill.commands.screen import SCREEN, columns
+from potstill.config.stages import FORMATS
 from potstill.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     from potstill.compress.runtimes import Runs
     from potstill.compress.stage import Work
-
-KINDS = ("onnx", "pt2", "pte")
 
 
 def export(
@@ -58,9 +57,9 @@ def export(
     """
     SCREEN.set(quiet, verbose, json)
     kind = to or (Path(out).suffix.removeprefix(".") if out else "") or "onnx"
-    if kind not in KINDS:
+    if kind not in FORMATS:
         raise ConfigError(
-            f"there is no format {kind!r}.{did_you_mean(kind, KINDS)} Known: {', '.join(KINDS)}", where="--to"
+            f"there is no format {kind!r}.{did_you_mean(kind, FORMATS)} Known: {', '.join(FORMATS)}", where="--to"
         )
     file = Path(out) if out else Path(run) / ".".join(filter(None, ("student", quantize, kind)))
     if file.suffix != f".{kind}":
@@ -68,12 +67,12 @@ def export(
     if file.is_dir():
         raise ConfigError(f"--out {file} is a folder, expected the name of a file")
     from potstill.compress.export import Export
-    from potstill.compress.quantize import Quantize
+    from potstill.compress.stage import make
     from potstill.compress.verify import Verify
     from potstill.models.weights import writing
 
     stages: list[Any] = [
-        *([Quantize(quantize, train=train, mixed=mixed, target=target)] if quantize else []),
+        *([make("quantize", quantize, train=train, mixed=mixed, target=target)] if quantize else []),
         Export(kind, licence=licence),
         *([Verify(allowed_drop)] if verify else []),
     ]

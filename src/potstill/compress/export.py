@@ -15,10 +15,9 @@ from potstill.compress.program import Whole, capture, card, picture_shape
 from potstill.compress.quantize import Quantize
 from potstill.compress.runtimes import Pt2File
 from potstill.compress.stage import Work
+from potstill.config.stages import FORMATS
 from potstill.errors import ConfigError, did_you_mean
 from potstill.models.resolve import save_student
-
-KINDS = ("onnx", "pt2", "pte")
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,10 @@ class Export:
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
-            if kind not in KINDS:
-                raise ConfigError(f"there is no format {kind!r}.{did_you_mean(kind, KINDS)} Known: {', '.join(KINDS)}")
+            if kind not in FORMATS:
+                raise ConfigError(
+                    f"there is no format {kind!r}.{did_you_mean(kind, FORMATS)} Known: {', '.join(FORMATS)}"
+                )
 
     @property
     def kinds(self) -> list[str]:

@@ -57,10 +57,7 @@ def lowrank(
 
     Papers: 1511.06530 (Tucker-2), 1405.3866 (separable filters), 1404.0736 (SVD).
     """
-    if (ratio is None) == (energy is None) or not 0 < (ratio or energy or 0) < 1:
-        raise ConfigError(f"low rank takes one of ratio and energy, a share between 0 and 1; got {ratio=}, {energy=}")
-    if form not in get_args(Form) or round_to < 1:
-        raise ConfigError(f"form is one of {', '.join(get_args(Form))}, round_to 1 or more; got {form!r}, {round_to}")
+    _check(ratio, energy, form, round_to)
     before = _costs(net.module, shape)
     module = copy.deepcopy(net.module)
     chains: dict[str, list[int]] = {}
@@ -176,6 +173,13 @@ def _costs(module: nn.Module, shape: Shape) -> dict[str, float]:
     return {"parameters": cost.parameters(module), "macs": cost.macs(module, shape), "bytes": cost.size_bytes(module)}
 
 
+def _check(ratio: float | None, energy: float | None, form: str, round_to: int) -> None:
+    if (ratio is None) == (energy is None) or not 0 < (ratio or energy or 0) < 1:
+        raise ConfigError(f"low rank takes one of ratio and energy, a share between 0 and 1; got {ratio=}, {energy=}")
+    if form not in get_args(Form) or round_to < 1:
+        raise ConfigError(f"form is one of {', '.join(get_args(Form))}, round_to 1 or more; got {form!r}, {round_to}")
+
+
 @dataclass(frozen=True)
 class LowRank:
     """Factorise layers, then measure the BatchNorm statistics anew; see :func:`lowrank` for the settings."""
@@ -188,6 +192,9 @@ class LowRank:
     batches: int = 20
     kind = "lowrank"
     resumes = False
+
+    def __post_init__(self) -> None:
+        _check(self.ratio, self.energy, self.form, self.round_to)
 
     def run(self, work: Work) -> dict[str, Any]:
         facts = lowrank(

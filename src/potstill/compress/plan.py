@@ -9,20 +9,10 @@ from typing import Any
 from potstill.compress.prune import MEASURES
 from potstill.compress.stage import Stage, Work, make
 from potstill.config.schema import CompressConfig, Config
+from potstill.config.stages import FIRST
 from potstill.errors import ConfigError, did_you_mean
 from potstill.models.net import Net
 from potstill.prepare import Objects
-
-FIRST = {
-    "prune": "ratio",
-    "lowrank": "ratio",
-    "sparsify": "ratio",
-    "recover": "epochs",
-    "quantize": "precision",
-    "export": "to",
-    "verify": "allowed_drop",
-}
-"""The setting of a stage that a plain value means."""
 
 RECOVER = 10
 """Epochs of learning back after each cut, where nothing is said."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor, fx
 
@@ -19,7 +19,8 @@ from potstill.models.net import Net
 from potstill.prepare import class_order
 from potstill.taps import Tapped
 
-PRECISIONS = ("int8", "int4", "int8-weights", "int4-weights", "bf16")
+Precision = Literal["int8", "int4", "int8-weights", "int4-weights", "bf16"]
+PRECISIONS = get_args(Precision)
 BLAMED = 256
 """Pictures that layers are blamed with."""
 
@@ -47,7 +48,7 @@ class Quantize:
         seed: of the training and of the choice of pictures.
     """
 
-    precision: str = "int8"
+    precision: Precision = "int8"
     train: int = 0
     distil: bool = True
     features: float = 0.0
@@ -56,9 +57,9 @@ class Quantize:
     lr: float = 5e-3
     calibration: int = 512
     per_channel: bool = True
-    keep: Sequence[str] = ()
+    keep: tuple[str, ...] = ()
     mixed: float | None = None
-    target: str = "x86"
+    target: Literal["x86", "arm"] = "x86"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from potstill import run
 from potstill.compress.stage import Work
 from potstill.config.load import resolve
 from potstill.config.schema import Config
+from potstill.config.stages import recovery
 from potstill.models.resolve import load_student
 from potstill.prepare import Objects
 from potstill.runs import RunFolder
@@ -44,6 +45,9 @@ class Recover:
     settings: dict[str, Any] = field(default_factory=dict)
     kind = "recover"
     resumes = True
+
+    def __post_init__(self) -> None:
+        resolve([], [], recovery(vars(self)), "distill")  # wrong settings are told before anything is cut
 
     def run(self, work: Work) -> dict[str, Any]:
         before, home = work.measured(), work.folder / "run"

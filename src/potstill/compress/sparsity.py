@@ -44,17 +44,12 @@ def sparsify(
 
     Papers: 1506.02626 (magnitude), 2104.08378 (2:4).
     """
-    match = re.fullmatch(r"(\d+):(\d+)", pattern) if pattern else None
-    n, m = (int(match[1]), int(match[2])) if match else (0, 0)
-    if (ratio is None) == (pattern is None) or (ratio is not None and not 0 < ratio < 1):
-        raise ConfigError(f"sparsity takes one of ratio (between 0 and 1) and pattern (2:4); got {ratio=}, {pattern=}")
-    if pattern and not 0 < n < m:
-        raise ConfigError(f"a pattern is N:M with N smaller than M, such as 2:4; got {pattern!r}")
+    n, m = _check(ratio, pattern)
     layers = {path: x for path, x in net.module.named_modules() if isinstance(x, _ConvNd | nn.Linear)}
     chosen = {p: x for p, x in list(layers.items())[:-1] if not any(fnmatchcase(p, s) for s in skip)}
     kept: dict[str, str] = {}
     masks: dict[str, Tensor] = {}
-    if match:
+    if m:
         for path, layer in chosen.items():
             if layer.weight.shape[1] % m:
                 kept[path] = f"{layer.weight.shape[1]} inputs are no multiple of {m}"
@@ -99,6 +94,17 @@ def packed_bytes(module: nn.Module) -> int:
     return len(zlib.compress(content, 6))
 
 
+def _check(ratio: float | None, pattern: str | None) -> tuple[int, int]:
+    """N and M of a pattern, else 0, 0."""
+    match = re.fullmatch(r"(\d+):(\d+)", pattern) if pattern else None
+    n, m = (int(match[1]), int(match[2])) if match else (0, 0)
+    if (ratio is None) == (pattern is None) or (ratio is not None and not 0 < ratio < 1):
+        raise ConfigError(f"sparsity takes one of ratio (between 0 and 1) and pattern (2:4); got {ratio=}, {pattern=}")
+    if pattern and not 0 < n < m:
+        raise ConfigError(f"a pattern is N:M with N smaller than M, such as 2:4; got {pattern!r}")
+    return n, m
+
+
 @dataclass(frozen=True)
 class Sparsify:
     """Set small weights to zero; see :func:`sparsify` for the settings."""
@@ -108,6 +114,9 @@ class Sparsify:
     skip: tuple[str, ...] = ()
     kind = "sparsify"
     resumes = False
+
+    def __post_init__(self) -> None:
+        _check(self.ratio, self.pattern)
 
     def run(self, work: Work) -> dict[str, Any]:
         facts = sparsify(work.net, self.ratio, self.pattern, skip=tuple(self.skip))

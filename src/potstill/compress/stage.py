@@ -13,23 +13,12 @@ from torch import nn
 
 from potstill import cost
 from potstill.config.schema import Config, ModelConfig
+from potstill.config.stages import STAGES
 from potstill.console import Console
 from potstill.errors import ConfigError, did_you_mean
 from potstill.models.net import Net
 from potstill.prepare import Objects, Ready, class_order, prepare
 from potstill.types import Shape
-
-STAGES = {
-    "prune": "potstill.compress.prune:Prune",
-    "sparsify": "potstill.compress.sparsity:Sparsify",
-    "lowrank": "potstill.compress.lowrank:LowRank",
-    "recover": "potstill.compress.recover:Recover",
-    "recalibrate": "potstill.compress.recalibrate:Recalibrate",
-    "quantize": "potstill.compress.quantize:Quantize",
-    "export": "potstill.compress.export:Export",
-    "verify": "potstill.compress.verify:Verify",
-}
-"""The stages that have a name: their classes, imported when they are asked for."""
 
 
 @dataclass

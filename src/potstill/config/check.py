@@ -14,6 +14,7 @@ from potstill.config.merge import Tree, section_of
 from potstill.config.problems import Problem, translate
 from potstill.config.schema import SCHEDULES, Config, LossConfig, OptimConfig, ScheduleConfig, Section
 from potstill.config.source import NO_DEFAULT
+from potstill.config.stages import problems_of
 from potstill.config.yaml import Where
 from potstill.errors import ConfigError, did_you_mean
 from potstill.methods.facts import is_fact
@@ -57,6 +58,7 @@ def check(tree: Tree, problems: list[Problem]) -> Config | None:
             problems += _loss(tree, name, entry, known)
     problems += _arguments(tree, "optim", OptimConfig, _optimizer_model, known)
     problems += _arguments(tree, "schedule", ScheduleConfig, _schedule_model, known)
+    problems += problems_of(values.get("compress"))
     elsewhere = [".".join(map(str, (*at, key))) for at, names in known.items() if at for key in names]
     config = None
     try:

@@ -183,3 +183,34 @@ def _generic(node: ast.expr, value: ast.expr, index: ast.expr) -> Any:
     except TypeError:
         raise _AnnotationError from None
     return Annotated[made, Strict(False)] if outer is tuple else made
+
+
+@cache
+def fields_model(spec: str) -> type[BaseModel]:
+    """A model that checks the fields of the dataclass ``"package.module:Class"``; all are optional, and an annotation that is
+    not understood is Any."""
+    module, _, name = spec.rpartition(":")
+    body = tree_of(find_module(module)).body
+    cls = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == name)
+    fields: dict[str, Any] = {}
+    for node in cls.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            written = node.annotation
+            try:
+                kind = _type(_alias(written.id, body) or written if isinstance(written, ast.Name) else written)
+            except _AnnotationError:
+                kind = Any
+            fields[node.target.id] = (kind, None)
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+    return create_model(name, __config__=config, **fields)
+
+
+def _alias(name: str, body: list[ast.stmt]) -> ast.expr | None:
+    """What ``Name = Literal[...]`` says, here or where it is imported from."""
+    for node in body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return node.value
+        if isinstance(node, ast.ImportFrom) and (module := node.module or "").startswith("potstill."):
+            for original in (a.name for a in node.names if (a.asname or a.name) == name):
+                return _alias(original, tree_of(find_module(module)).body)
+    return None

@@ -9,11 +9,37 @@ from potstill.config.merge import Layer, leaves, lengthen
 from potstill.config.problems import ConfigErrors, Problem
 from potstill.config.schema import Config
 from potstill.config.space import PRUNE, Dimension, dimension
+from potstill.config.stages import recovery
 from potstill.config.yaml import Where
 from potstill.errors import ConfigError
 
 FORMS = "losses.kd.temperature: 1..20 (a range), student: [resnet8, resnet14] (a choice)"
 OVER: Where = ("sweep", "over")
+RECOVER: Where = ("compress", "recover")
+
+
+def compress(config: Config, resolve: Callable[[dict[str, Any]], Any]) -> list[Problem]:
+    """What is wrong with the training that ``compress.recover`` describes: no such method, no such setting of it.
+
+    Args:
+        resolve: resolves flags of a distillation.
+    """
+    said = config.compress.recover if config.compress else None
+    if not isinstance(said, dict):
+        return []
+    try:
+        resolve(recovery(said))
+    except ConfigErrors as errors:
+        return [_place(p, said) for p in errors.problems]
+    return []
+
+
+def _place(problem: Problem, said: dict[str, Any]) -> Problem:
+    """``method`` is a setting of the stage itself; others stand in its ``settings``."""
+    own = {"optim.lr": "lr"}.get(problem.key, problem.key)
+    if own in said:
+        return Problem((*RECOVER, own), problem.what, problem.hint)
+    return Problem((*RECOVER, "settings"), f"{problem.key}: {problem.what}", problem.hint)
 
 
 def sweep(config: Config, again: Callable[[Layer], Any]) -> list[Problem]:

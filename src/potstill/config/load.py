@@ -99,9 +99,10 @@ def resolve(
     layers.append(command)
     spare = copy.deepcopy(layers) if any("sweep" in layer.values for layer in layers) else []
     resolved = _settled(layers, problems, kind)
-    if spare and (
-        found := later.sweep(resolved.config, lambda more: _settled([*copy.deepcopy(spare), more], [], kind))
-    ):
+    found = later.compress(resolved.config, lambda flags: resolve([], [], flags, "distill"))
+    if spare:
+        found += later.sweep(resolved.config, lambda more: _settled([*copy.deepcopy(spare), more], [], kind))
+    if found:
         raise _error(found, resolved.tree)
     return resolved
 
