@@ -37,6 +37,7 @@ MAY = {
     "proof": BASE | {"taps"},
     "compiled": SCHEME | {"proof", "teacher"},
     "recompute": SCHEME | {"proof"},
+    "parted": SCHEME | {"cost"},
     "optim": BASE,
     "allocator": set(),
     "machines": BASE | {"allocator", "config"},

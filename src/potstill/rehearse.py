@@ -16,6 +16,7 @@ from potstill.keep import forecast
 from potstill.methods.build import Built
 from potstill.methods.stages import First
 from potstill.pace import hasten, prove
+from potstill.parted import parted, words
 from potstill.prepare import ALONE, Ready, count, losses_of
 from potstill.schemes.scheme import Scheme, total
 from potstill.schemes.spot_adaptive import SpotAdaptive
@@ -91,6 +92,8 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
         ready.say(line)
     if delivered is not student:
         ready.say(f"deliver  the student with another head: {count(parameters(delivered.module))} parameters in all")
+    for line in _parts(ready, schemes[-1], batches[0]):
+        ready.say(line)
     for line in side_by_side:
         ready.say(line)
     trials = config.seeds * (2 if config.control and config.kind == "distill" else 1)
@@ -103,6 +106,18 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
         + f"; about {human(duration)} on {ready.fabric.device.type}"
     )
     return built
+
+
+def _parts(ready: Ready, scheme: Scheme | SpotAdaptive, batch: Batch) -> list[str]:
+    """What a batch that is cut teaches otherwise than a whole one."""
+    parts, processes = ready.config.accumulate, ready.fabric.world_size
+    cut = [(parts, f"accumulate {parts} parts of {-(-len(batch.ids) // parts)} pictures")]
+    cut.append((processes, f"devices  {processes} processes with {len(batch.ids)} pictures each"))
+    if max(parts, processes) == 1:
+        return []
+    with ready.fabric.autocast():
+        said = words(parted(scheme, batch))
+    return [f"{what}: {said}" for n, what in cut if n > 1]
 
 
 def work(ready: Ready, scheme: Scheme | SpotAdaptive) -> int:
