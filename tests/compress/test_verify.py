@@ -89,3 +89,10 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxslim", None)
     with pytest.raises(MachineError, match=r"potstill\[edge\]"):
         need("onnxslim")
+
+
+def test_a_drop_that_chance_does_is_not_refused(rows, case, ready):
+    few = {**rows[2], "val": {**rows[2]["val"], "drop": 1.7, "worse": 7, "better": 4, "chance": 0.27}}
+    refuse(few, 1.0, case.net, ready)
+    assert rows[2]["val"]["chance"] < 0.01
+    assert rows[1]["val"] | {"worse": 0, "better": 0, "chance": 1.0} == rows[1]["val"]
