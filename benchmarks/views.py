@@ -13,7 +13,8 @@ M views   the same teacher, kept in float16 (`cache.views: M`), each run with a 
 equal     live, `teacher.speed: equal`: batch norms folded, channels-last, as far as that was measured to pay
 fast      live, `teacher.speed: fast` and the student in bf16 (`precision: bf16`)
 
-A line a training in benchmarks/results/views.jsonl; `cpu` is the processor's seconds of the whole run, its tests included.
+A line a training in benchmarks/results/views.jsonl; `cpu` is the processor's seconds of the whole run, its tests included; null
+where the run was interrupted, and went on when the command was given again.
 `--part 0/2` and `--part 1/2` share the work between two processes; `--rows 1` stops after one.
 """
 
@@ -63,15 +64,15 @@ def measure(variant: str, seed: int, data: str, teacher: Path, out: Path) -> dic
     name, cache = f"{variant.replace(' ', '-')}-s{seed}", out / "cache" / f"{variant.split()[0]}-s{seed}"
     if "cache" in settings:
         settings["cache"] = {**settings["cache"], "dir": str(cache)}
-    began = time.process_time()
-    run = potstill.distill(
+    began, torn = time.process_time(), (out / name / "run.json").exists()
+    run = potstill.resume(out / name, quiet=True) if torn else potstill.distill(
         student="zoo:resnet8", data={"source": data, "limit": LIMIT, "val": 0.05}, method="kd", control=False,
         epochs=EPOCHS, seed=seed, out=str(out), name=name, quiet=True, **settings,
     )  # fmt: skip
     student = run.results["student"]["last"]
     row: dict[str, Any] = {"variant": variant, "seed": seed, "epochs": EPOCHS, "limit": LIMIT}
     row |= {k: student[k]["values"][0] for k in ("top1", "nll", "agreement") if k in student}
-    row |= {"cpu": round(time.process_time() - began, 1), "seconds": run.facts["seconds"]}
+    row |= {"cpu": None if torn else round(time.process_time() - began, 1), "seconds": run.facts["seconds"]}
     row["teacher"] = run.facts.get("speed", [])  # what was done to it
     shutil.rmtree(cache, ignore_errors=True)
     return row | {"git": git_state()}
@@ -82,7 +83,7 @@ def table() -> str:
     found = {(r["variant"], r["seed"]): r for r in rows()}
 
     def of(variant: str, key: str, scale: float) -> dict[int, float]:
-        return {seed: scale * r[key] for (name, seed), r in found.items() if name == variant}
+        return {seed: scale * r[key] for (name, seed), r in found.items() if name == variant and r[key] is not None}
 
     lines = ["| teacher | test top-1 | against live | agreement with the teacher | CPU s |", "|---|--:|--:|--:|--:|"]
     live = of("live", "top1", 100)
@@ -99,6 +100,8 @@ def table() -> str:
 
 
 def spread(values: dict[int, float]) -> str:
+    if not values:
+        return ""
     s = stats.summary([*values.values()])
     return f"{s['mean']:.2f}" + (f" ± {s['std']:.2f}" if s["n"] > 1 else "")
 

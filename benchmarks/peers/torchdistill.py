@@ -22,7 +22,7 @@ STAGES = ("layer1", "layer2", "layer3")
 LOGITS = {
     f"{net}_module_{key}": value for net in ("student", "teacher") for key, value in (("path", "."), ("io", "output"))
 }
-POOLED = {**LOGITS, "student_module_path": "avgpool", "teacher_module_path": "avgpool"}
+POOLED = {key: "fc" if key.endswith("path") else "input" for key in LOGITS}
 
 
 def term(key: str, weight: float, **kwargs: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ LABELS = {
     },
 }
 MAPS = {s: {side: {"io": "output", "path": s} for side in ("student", "teacher")} for s in STAGES}
-# Ours -> (modules that it listens to, the method's term beside cross-entropy).
+# Ours -> (modules whose output it listens to, the method's term beside cross-entropy).
 METHODS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "kd": ((), term("KDLoss", 1.0, **LOGITS, temperature=4.0, alpha=0.1)),
     "at": (STAGES, term("ATLoss", 1000.0, at_pairs=MAPS, mode="code")),
@@ -53,7 +53,7 @@ METHODS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("avgpool",),
         term("RKDLoss", 1.0, **both("avgpool"), dist_factor=25.0, angle_factor=50.0, reduction="mean"),
     ),
-    "pkt": (("avgpool",), term("PKTLoss", 30000.0, **POOLED)),
+    "pkt": ((), term("PKTLoss", 30000.0, **POOLED)),
     "dist": ((), term("DISTLoss", 1.0, **LOGITS, beta=2.0, gamma=2.0, tau=4.0)),
 }
 
@@ -61,7 +61,8 @@ METHODS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 def config(method: str) -> dict[str, Any]:
     """Of its box."""
     heard, own = METHODS[method]
-    net: dict[str, Any] = {"forward_proc": "forward_batch_only", "forward_hook": {"input": [], "output": [*heard]}}
+    hooks = {"input": ["fc"] if own["criterion"]["key"] == "PKTLoss" else [], "output": [*heard]}
+    net: dict[str, Any] = {"forward_proc": "forward_batch_only", "forward_hook": hooks}
     terms = {"method": own} if method == "kd" else {"ce": LABELS, "method": own}  # its KD has the labels in it
     return {
         "num_epochs": 1,
