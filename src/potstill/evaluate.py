@@ -12,8 +12,10 @@ from potstill.config.schema import ModelConfig
 from potstill.errors import ConfigError
 from potstill.methods.probe import Look, look, pairs
 from potstill.metrics import per_class
-from potstill.models.resolve import resolve
+from potstill.models.resolve import read_record, resolve
+from potstill.models.spec import parse
 from potstill.prepare import prepare
+from potstill.types import Shape
 
 
 def evaluate(path: str, *, data: str | None = None, split: str = "test", trust_code: bool = False) -> dict[str, Any]:
@@ -48,18 +50,34 @@ def evaluate(path: str, *, data: str | None = None, split: str = "test", trust_c
     }
 
 
+def _own_size(spec: str) -> Shape | None:
+    """Of the pictures that the student of a folder was trained on."""
+    parsed = parse(spec)
+    record = Path(parsed.place).expanduser() / "student.json"
+    if parsed.source != "run" or not record.is_file():
+        return None
+    known = read_record(record)
+    return (known["in_channels"], *known["size"]) if known["in_channels"] and known["size"] else None
+
+
 def inspect(
     model: str,
     pair: str | None = None,
-    size: tuple[int, int, int] = (3, 32, 32),
+    size: Shape | None = None,
     classes: int = 10,
     trust_code: bool = False,
 ) -> dict[str, Any]:
     """The layers of a net that can be spots, and how it pairs with another.
 
+    Args:
+        size: of a picture, (C, H, W); None: that of the data that the net (or the other) was trained on, where a folder says
+            so, else 3x32x32.
+
     Returns:
         ``{"layers": [{"path", "kind", "shape", "parameters", "tappable"}, ..], "stages", "penultimate", "pairs"}``.
     """
+
+    size = size or next(filter(None, map(_own_size, (model, pair or model))), (3, 32, 32))
 
     def seen(spec: str) -> Look:
         net = resolve(spec, num_classes=classes, in_channels=size[0], trust_code=trust_code)

@@ -47,7 +47,9 @@ def inspect(
     pair: Annotated[
         tuple[str, str] | None, typer.Option("--pair", metavar="TEACHER STUDENT", help="Which layers go together")
     ] = None,
-    picture: Annotated[str, typer.Option("--input", metavar="CxHxW", help="Shape of a picture")] = "3x32x32",
+    picture: Annotated[
+        str | None, typer.Option("--input", metavar="CxHxW", help="Shape of a picture [that of a run, else 3x32x32]")
+    ] = None,
     classes: Annotated[
         int, typer.Option("--classes", metavar="N", help="Classes of a net that starts untrained", min=2)
     ] = 10,
@@ -63,8 +65,8 @@ def inspect(
       potstill inspect --pair zoo:resnet32x4 zoo:resnet8x4 --input 3x64x64
     """
     SCREEN.set(quiet, verbose, json)
-    shape = tuple(int(n) if n.isdecimal() else 0 for n in picture.lower().split("x"))
-    if len(shape) != 3 or 0 in shape:
+    sides = [int(n) if n.isdecimal() else 0 for n in picture.lower().split("x")] if picture else []
+    if picture and (len(sides) != 3 or 0 in sides):
         raise ConfigError(f"--input must be channels, height and width such as 3x32x32, got {picture!r}")
     if pair is not None and model is None:
         names: tuple[str, str | None] = pair
@@ -74,7 +76,7 @@ def inspect(
         raise ConfigError("give one MODEL, or --pair TEACHER STUDENT", hint="potstill inspect zoo:resnet8x4")
     from potstill import evaluate as looking
 
-    found = looking.inspect(*names, size=shape, classes=classes, trust_code=trust_code)
+    found = looking.inspect(*names, size=tuple(sides) or None, classes=classes, trust_code=trust_code)
     keys = (
         ("teacher", "teacher_shape", "student", "student_shape")
         if pair
