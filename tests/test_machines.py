@@ -11,11 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from potstill.config.load import resolve
 from potstill.engine import own
-from potstill.errors import MachineError
-from potstill.machines import first, make_fabric, started
+from potstill.errors import ConfigError, MachineError
+from potstill.machines import first, home_of_teacher, make_fabric, started
 
 NET = """from torch import nn
 def make(num_classes, in_channels=1):
@@ -56,6 +57,29 @@ def test_machines_that_nobody_started() -> None:
     with pytest.raises(MachineError, match="nobody has started") as caught:
         make_fabric(config("nodes=2", "devices=4"))
     assert "torchrun --nnodes 2 --nproc-per-node 4" in str(caught.value.hint)
+
+
+@pytest.mark.slow
+def test_a_teacher_on_a_device_of_its_own(teacher_run: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]  # in a process of its own: the device stays registered
+    command = [sys.executable, "-m", "tests.far_device", str(teacher_run), str(tmp_path)]
+    said = subprocess.run(command, check=True, cwd=root, env=quiet(), capture_output=True, text=True).stdout
+    assert said.startswith("None 0 convolutions there\nfar ")
+
+
+def test_a_device_of_the_teacher_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home(name: str, processes: int = 1) -> Any:
+        wanted = resolve([], ["student=zoo:resnet8", "teacher=zoo:resnet8", f"teacher.device={name}"], {}).config
+        return home_of_teacher(wanted, SimpleNamespace(world_size=processes))  # type: ignore[arg-type]
+
+    assert home("cpu") == torch.device("cpu")
+    for name in ("cuda:99", "warp", "meta"):
+        with pytest.raises(MachineError, match=f"teacher.device={name}"):
+            home(name)
+    with pytest.raises(MachineError, match="each of 2 processes has a teacher"):
+        home("cpu", processes=2)
+    with pytest.raises(ConfigError, match="does not go with spots"):
+        resolve([], ["student=a", "teacher=b", "teacher.device=cuda:1", "spots=adaptive"], {})
 
 
 def torchrun(processes: int, *arguments: str) -> list[str]:

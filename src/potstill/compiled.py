@@ -131,19 +131,19 @@ def compile_nets(
         scheme.begin().train()
         for name in scheme.active:
             wrapped = scheme.nets[name]
-            tapped = wrapped.net if isinstance(wrapped, Frozen) else wrapped
+            tapped, given = (wrapped.net, wrapped.brought(x)) if isinstance(wrapped, Frozen) else (wrapped, x)
             if type(tapped) is not Tapped:
                 continue
             key = f"{name} at {', '.join(tapped.spots) or 'logits'}"
             if decided is None:
-                made, line = _tried(tapped, x, isinstance(wrapped, Frozen), forwards, backend)
+                made, line = _tried(tapped, given, isinstance(wrapped, Frozen), forwards, backend)
                 lines.append(f"compile: {key}: {line}")
             else:
                 made = Compiled(tapped, x.shape, backend) if decided.get(key) else None
-                _again(made, x, not isinstance(wrapped, Frozen))
+                _again(made, given, not isinstance(wrapped, Frozen))
             new[key] = made is not None
             if made is not None:
-                scheme.nets[name] = Frozen(made) if isinstance(wrapped, Frozen) else made
+                scheme.nets[name] = Frozen(made, wrapped.home) if isinstance(wrapped, Frozen) else made
     return lines, new
 
 

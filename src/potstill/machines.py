@@ -78,3 +78,31 @@ def make_fabric(config: Config) -> Fabric:
     if many:
         fabric.launch()
     return fabric
+
+
+def home_of_teacher(config: Config, fabric: Fabric) -> torch.device | None:
+    """The device of the teacher, where the configuration gives it one of its own.
+
+    Raises:
+        MachineError: it is not there, or several processes would each put their teacher on it.
+    """
+    name = config.teacher.device if config.teacher else None
+    if name is None:
+        return None
+    if fabric.world_size > 1:
+        raise MachineError(
+            f"teacher.device={name}: each of {fabric.world_size} processes has a teacher, and all would be on it",
+            hint="teacher.device=null, or one process",
+        )
+    try:
+        home = torch.device(name)
+        torch.empty(1, device=home)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        have = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise MachineError(
+            f"teacher.device={name} is not on this machine; it has: {', '.join(have)}",
+            hint=f"teacher.device={have[-1]}",
+        ) from None
+    if home.type == "meta":
+        raise MachineError("teacher.device=meta computes nothing", hint="teacher.device=cpu")
+    return home

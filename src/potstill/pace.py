@@ -55,13 +55,13 @@ def hasten(ready: Ready, schemes: Iterable[tuple[Scheme | SpotAdaptive, int]], x
         elif spots in ready.paced:
             how = ready.paced[spots]["how"]
             with ready.fabric.autocast():
-                ready.sped[spots] = Sped(replay(live.net, how, x), how)
+                ready.sped[spots] = Sped(replay(live.net, how, live.brought(x)), how)
             lines.append(head + (f"{', '.join(how)}, as when the run was started" if how else "as it was given"))
         elif forwards < SHORT:
             lines.append(f"{head}as it was given: {forwards} batches are too few for measuring to pay")
             ready.sped[spots] = Sped(live.net)
         else:
-            ready.sped[spots] = sped = _chosen(ready, live.net, x, forwards)
+            ready.sped[spots] = sped = _chosen(ready, live.net, live.brought(x), forwards)
             lines.append(head + _words(sped))
             lines += [f"         {notice}" for notice in sped.notices]
         ready.swift(scheme)

@@ -21,7 +21,7 @@ from potstill.data.sources import load
 from potstill.data.stream import Stream
 from potstill.data.views import Views
 from potstill.errors import ConfigError, ModelError
-from potstill.machines import make_fabric
+from potstill.machines import home_of_teacher, make_fabric
 from potstill.methods import PRESETS
 from potstill.methods.build import Built, build
 from potstill.metrics import evaluate
@@ -59,7 +59,8 @@ class Ready:
     """All that the trials of a run share.
 
     ``sped`` is the live teacher as it runs, by the spots that are heard; ``paced`` what a run that goes on had chosen;
-    ``places`` where its answers are kept; ``at_once`` how many students are trained side by side.
+    ``places`` where its answers are kept; ``at_once`` how many students are trained side by side;
+    ``home`` the device of the teacher where that is not the run's.
     """
 
     config: Config
@@ -73,6 +74,7 @@ class Ready:
     teacher_measures: dict[str, dict[str, float]] = field(default_factory=dict)
     channels_last: bool = True
     at_once: int = 1
+    home: torch.device | None = None
     sped: dict[tuple[str, ...], Sped] = field(default_factory=dict)
     places: dict[tuple[str, ...], Place] = field(default_factory=dict)
     paced: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
@@ -158,7 +160,8 @@ class Ready:
 
     def measure(self, net: Net, split: str, order: Tensor | None = None) -> tuple[dict[str, float], Tensor]:
         """A net's measures and logits on a split; agreement with the teacher where there is one."""
-        tapped = Tapped(net.module, (), net.preprocess, order).to(self.fabric.device).eval()
+        home = self.home if net is self.teacher else None
+        tapped = Frozen(Tapped(net.module, (), net.preprocess, order), home).to(self.fabric.device)
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # other batch sizes: not worth compiling
             return evaluate(lambda x: tapped(x)["logits"], self.eval_stream(split), self.teacher_logits.get(split))
 
@@ -168,6 +171,8 @@ class Ready:
         was given: its answers are those of the user's net, to the last bit."""
         if self.config.checkpoint_activations:
             spare(scheme)
+        if isinstance(live := dict(scheme.nets).get("teacher"), Frozen):
+            live.home = self.home
         self.swift(scheme).to(self.fabric.device)
         if self.channels_last:
             exact = self.config.teacher is not None and self.config.teacher.speed == "exact"
@@ -183,11 +188,14 @@ class Ready:
         """The scheme with its live teacher as it was made faster, if it was."""
         live = scheme.nets["teacher"] if "teacher" in scheme.nets and type(scheme) is Scheme else None
         if isinstance(live, Frozen) and isinstance(live.net, Tapped) and (sped := self.sped.get(live.net.spots)):
-            scheme.nets["teacher"] = Frozen(sped.net)
+            scheme.nets["teacher"] = Frozen(sped.net, live.home)
         return scheme
 
     def build(self, student: Net, losses: dict[str, dict[str, Any]], teacher: Net | None) -> Built:
         """The scheme of a trial, on the CPU."""
+        for net in (student, teacher):
+            if net is not None and net.preprocess is not None:
+                net.preprocess.cpu()  # it goes with the net, and is no part of its module
         built = build(
             student.module.cpu(),
             teacher.module.cpu() if teacher else None,
@@ -252,7 +260,7 @@ def prepare(config: Config, objects: Objects | None = None) -> Ready:
         strict=d.strict,
         download=d.download,
     )
-    ready = Ready(config, objects, splits, fabric, views_of(config, splits))
+    ready = Ready(config, objects, splits, fabric, views_of(config, splits), home=home_of_teacher(config, fabric))
     c, h, w = splits.shape
     labelled = int((splits.train.labels >= 0).sum())
     ready.say(

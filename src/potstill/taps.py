@@ -168,22 +168,34 @@ class Frozen(nn.Module):
     It goes to whatever device its owner goes to, but it has no parameters to optimize, no state to save and no training
     mode to fall into: it is held outside the module tree, where optimizers, checkpoints, DDP and ``train()`` do not look.
     It runs without autograd (not under ``inference_mode``: such tensors cannot be saved for a student's backward).
+
+    Args:
+        net: puts out a tensor, or tensors by name.
+        home: a device where it stays, wherever its owner goes: what it is asked is brought there, what it says comes back.
     """
 
     net: nn.Module
     parts: list[nn.Module]
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, home: torch.device | None = None) -> None:
         super().__init__()
         object.__setattr__(self, "net", net.eval())
         object.__setattr__(self, "parts", list(net.modules()))
+        self.home = home
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
-        self.net._apply(fn)
+        self.net._apply(lambda t: self.brought(fn(t)))
         return self
+
+    def brought(self, x: Tensor) -> Tensor:
+        """A tensor, where the net is."""
+        return x if self.home is None else x.to(self.home)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Any:
         if any(part.training for part in self.parts):  # its owner called train() on it, or on a part of it, since
             self.net.eval()
-        return self.net(x)
+        if self.home is None:
+            return self.net(x)
+        said = self.net(x.to(self.home))
+        return said.to(x.device) if isinstance(said, Tensor) else {spot: v.to(x.device) for spot, v in said.items()}

@@ -63,7 +63,7 @@ class Once(Frozen):
     what was asked about is changed in place."""
 
     def __init__(self, live: Frozen) -> None:
-        super().__init__(live.net)
+        super().__init__(live.net, live.home)
         self.said: dict[tuple[Any, ...], tuple[Tensor, Out, list[int]]] = {}
 
     def forward(self, x: Tensor) -> Out:

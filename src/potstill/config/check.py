@@ -217,6 +217,9 @@ def _contradictions(config: Config) -> list[Problem]:
         problems.append(
             Problem(("losses",), "no loss has a weight above 0: nothing would be learned.", "losses.ce.weight=1")
         )
+    if config.spots and config.teacher and config.teacher.device:
+        what = "does not go with spots: they run layers of both nets in turn."
+        problems.append(Problem(("teacher", "device"), what, "teacher.device=null"))
     if config.compile and config.checkpoint_activations:
         what = "does not go with compile: a compiled net decides itself what it computes again."
         problems.append(Problem(("checkpoint_activations",), what, "one of the two"))

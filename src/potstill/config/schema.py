@@ -128,6 +128,8 @@ class TeacherConfig(ModelConfig):
     speed: Literal["auto", "exact", "equal", "fast"] = "auto"
     """`auto`: channels-last, as the student; `exact`: as it was given, to the last bit; `equal` but for rounding, `fast` with
     bf16 too: each where measured to pay."""
+    device: str | None = None
+    """A device of its own, such as `cuda:1`, where the student fills the other; null: the student's."""
 
 
 class WeightSchedule(Section):
