@@ -68,7 +68,7 @@ def test_flags_name_settings_and_say_their_defaults(cli, command: str) -> None:
 
 def test_every_number_flag_sets_its_setting(cli) -> None:
     numbers = ["--epochs", "7", "--batch", "8", "--lr", "1e-3", "--seed", "2", "--seeds", "3", "--no-control"]
-    code, out, _ = cli("distill", *NETS, *numbers, "--print-config")
+    code, out, _ = cli("distill", *NETS, *numbers, "--together", "2", "--print-config")
     assert code == 0
     for line in (
         "epochs: 7",
@@ -76,6 +76,7 @@ def test_every_number_flag_sets_its_setting(cli) -> None:
         "  lr: 0.001",
         "seed: 2",
         "seeds: 3",
+        "together: 2",
         "control: false",
         "  model: runs/teacher",
     ):

@@ -206,6 +206,7 @@ def test_what_is_changed_in_place_is_made_anew() -> None:
     again = next(group.epoch(1))
     assert torch.equal(again.x, truth)
     assert torch.equal(next(one).ids, [*Digits().epoch(1)][1].ids)
+    assert not once.said, "answers are kept for one batch"
 
 
 @pytest.fixture
@@ -342,3 +343,5 @@ def test_batches_are_made_once() -> None:
             assert a is b
     assert made == [(e, s) for e in (0, 1) for s in range(5)]
     assert torch.equal(next(group.epoch(0, 3)).ids, [*Digits().epoch(0)][3].ids)
+    short = Group(Digits(32))
+    assert not torch.equal(next(short.epoch(0)).ids, next(short.epoch(1)).ids)

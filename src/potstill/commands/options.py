@@ -36,6 +36,9 @@ Batch = Annotated[str | None, typer.Option("--batch", metavar="N", help="Picture
 Rate = Annotated[str | None, typer.Option("--lr", metavar="X", help="Learning rate [0.05]")]
 Seed = Annotated[str | None, typer.Option("--seed", metavar="N", help="Of the first run [0]")]
 Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N", help="Runs, for mean ± std [1]")]
+Together = Annotated[
+    str | None, typer.Option("--together", metavar="N", help="Seeds trained at once on one pass of the teacher [1]")
+]
 Control = Annotated[
     bool | None, typer.Option("--control/--no-control", help="Train the student alone too [on]", show_default=False)
 ]
@@ -65,7 +68,7 @@ KEYS = {
     "spots": "spots.rule",
 }
 """The settings of the flags whose name is not that of their setting; as flags and as arguments of the commands."""
-NUMBERS = {"epochs", "batch", "lr", "seed", "seeds"}
+NUMBERS = {"epochs", "batch", "lr", "seed", "seeds", "together"}
 
 
 def settings(out: str | None, name: str | None, **flags: Any) -> dict[str, Any]:
