@@ -19,7 +19,7 @@ pytest.importorskip("torch_pruning")
 
 import potstill
 from potstill.compress.plan import planned, refined, words, words_of
-from potstill.config.load import resolve
+from potstill.config.load import recipes, resolve
 from potstill.config.schema import Config
 from potstill.errors import ConfigError
 from potstill.prepare import Objects
@@ -108,6 +108,16 @@ def test_another_aim_of_pruning_replaces_the_one_of_the_file() -> None:
     assert [s.kind for s in stages] == ["prune", "quantize", "export"]
     assert (stages[0].macs, stages[0].ratio, stages[0].importance) == (0.3, None, "taylor")
     assert (stages[1].precision, stages[1].train) == ("int8", 5)
+
+
+def test_every_shipped_recipe_that_compresses_says_a_whole_chain() -> None:
+    """``potstill compress NAME`` works out of the box: its stages can be made, and end with a proof."""
+    plans = {name: words_of(resolve([name]).config.compress) for name in recipes()}
+    assert plans["digits-edge"]
+    nothing: Any = None
+    for plan in filter(None, plans.values()):
+        kinds = [s.kind for s in planned(nothing, nothing, Objects(), **plan)]
+        assert kinds == ["prune", "recover", "quantize", "export", "verify"]
 
 
 def test_a_cut_is_learned_back_where_nothing_is_said() -> None:

@@ -68,6 +68,7 @@ class Recover:
         measured = work.measured()
         if measured["val"]["top1"] < before["val"]["top1"]:
             notices.append("the recovery made it worse on the validation data: more epochs, or another lr")
+        notices += advice(results["difference"])
         return {
             **measured,
             **work.costs(),
@@ -105,6 +106,16 @@ class Recover:
             **self.settings,
         }
         return resolve([], [], flags, "distill").config
+
+
+def advice(difference: Mapping[str, Any] | None) -> list[str]:
+    """What to say where the teacher did harm: ``difference`` is to the net that learned from labels alone, in shares."""
+    if difference is None or difference["mean"] >= 0:
+        return []
+    return [
+        f"labels alone brought back {-100 * difference['mean']:.1f} points more on the test data: try method dist, "
+        "or settings {losses.kd.weight: 1, losses.ce.weight: 1}, or more epochs"
+    ]
 
 
 def _fresh(work: Work) -> Any:
