@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+import functools
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import potstill
 from potstill.compiled import Compiled, compile_nets
-from potstill.errors import MachineError
+from potstill.errors import InterruptedRun, MachineError
 from potstill.losses import CE, KD, FitNet
 from potstill.models import resolve
 from potstill.proof import unlike
 from potstill.schemes import Link, Scheme, offline, total
 from potstill.taps import Frozen, Tapped
+from potstill.trial import Stop
 from potstill.types import Batch
 from tests.engine_case import Digits, net
 
@@ -189,3 +194,40 @@ def test_only_where_the_run_is_long_enough_and_it_is_faster(monkeypatch: pytest.
     compile_nets([again], x, decided={"student at 0": True, "teacher at 0": False}, backend=backend([]))
     assert isinstance(again.nets["student"], Compiled)
     assert type(again.nets["teacher"].net) is Tapped
+
+
+@pytest.mark.slow
+def test_a_compiled_run_goes_on_as_it_was(teacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("potstill.pace.compile_nets", functools.partial(compile_nets, backend=backend([])))
+    settings = {"method": "at+kd", "epochs": 3, "control": False, "track": [], "quiet": True, "out": str(tmp_path)}
+    data, student = {"source": "digits", "limit": 300}, "zoo:cnn(widths=(4, 8))"
+    used: list[Compiled] = []
+    forward = Compiled.forward
+    monkeypatch.setattr(Compiled, "forward", lambda self, x: used.append(self) or forward(self, x))
+
+    def distil(name: str, **more: Any) -> Any:
+        return potstill.distill(str(teacher_run), student, data, name=name, compile=True, **settings, **more)
+
+    whole = distil("whole")
+    assert json.loads((whole.path / "student-s0" / "compiled.json").read_text()).popitem()[1] is True
+    assert {type(each.net) for each in used} == {type(potstill.load(whole.path))}, "student and teacher"
+    calls = 0
+
+    def after_some(self: Stop) -> bool:
+        nonlocal calls
+        calls += 1
+        return calls == 8
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stop, "__call__", after_some)
+        with pytest.raises(InterruptedRun):
+            distil("torn")
+    used.clear()
+    torn = potstill.resume(tmp_path / "torn", quiet=True)
+    assert used
+    torch.testing.assert_close(torn.student.state_dict(), whole.student.state_dict(), rtol=0, atol=0)
+    eager = potstill.distill(str(teacher_run), student, data, name="eager", **settings)
+    losses = [
+        json.loads((run.path / "student-s0" / "metrics.jsonl").read_text().splitlines()[-1]) for run in (whole, eager)
+    ]
+    assert losses[0]["train"]["loss"] == pytest.approx(losses[1]["train"]["loss"], rel=1e-3)
