@@ -11,7 +11,7 @@ from potstill.errors import ConfigError
 
 
 def test_a_teacher_that_does_harm_is_told() -> None:
-    assert "7.1 points more" in advice({"mean": -0.0705})[0]
+    assert "7.1 points more" in advice({"mean": -0.071})[0]
     assert advice({"mean": 0.01}) == advice(None) == []
 
 
