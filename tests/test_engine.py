@@ -231,3 +231,13 @@ def test_without_fabrics_wrappers_a_step_is_the_same_to_the_bit(
     scaling.scaler = torch.amp.GradScaler("cpu")
     monkeypatch.undo()
     assert not engine.alone(Fabric(accelerator="cpu", devices=1, plugins=scaling))
+
+
+def test_a_training_begins_with_a_scale_of_gradients_of_its_own() -> None:
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu"))
+    precision = fabric.strategy.precision
+    assert isinstance(precision, MixedPrecision)
+    assert precision.scaler is not None
+    precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)  # as one that has met many overflows
+    fit([stage(epochs=1)], fabric)
+    assert precision.scaler.get_scale() > 2

@@ -171,6 +171,7 @@ def fit_by_step(
         stage, steps = stages[at.stage], len(stages[at.stage].stream)
         raw = stage.optimizer(stage.scheme)
         net, optimizer = fabric.setup(stage.scheme, raw)
+        rescale(fabric)
         lean = alone(fabric)
         scheduler, per = stage.scheduler(raw, steps) or (None, "")
         watch = Watch(fabric, check_every, folder)
@@ -290,6 +291,13 @@ def own(state: Mapping[str, Any], fabric: Fabric) -> dict[str, Any]:
         return dict(each[rank])
     total = {name: sum(e["sums"][name] for e in each) * (rank == 0) for name in each[0]["sums"]}
     return {"rng": each[0]["rng"], "sums": total, "seen": sum(e["seen"] for e in each) // fabric.world_size}
+
+
+def rescale(fabric: Fabric) -> None:
+    """Begin to scale gradients anew, where half precision has that: what an earlier training came to is not this one's."""
+    precision = fabric.strategy.precision
+    if isinstance(precision, MixedPrecision) and precision.scaler is not None:
+        precision.scaler = torch.amp.GradScaler(precision.device)
 
 
 def alone(fabric: Fabric) -> bool:
