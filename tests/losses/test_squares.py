@@ -25,3 +25,10 @@ def test_half_precision_is_summed_in_float32_and_layouts_stay() -> None:
     assert slope.dtype == torch.float16
     assert slope.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(slope, torch.full_like(slope, 600 / 3600))
+
+
+def test_a_batch_of_no_samples_has_an_empty_gradient() -> None:
+    a = torch.randn(0, 4, requires_grad=True)
+    square_mean(a, torch.randn(0, 4)).sum().backward()
+    assert a.grad is not None
+    assert a.grad.shape == (0, 4)
