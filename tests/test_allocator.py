@@ -50,10 +50,45 @@ def test_where_libc_is_another_nothing_happens(monkeypatch: pytest.MonkeyPatch) 
     assert not allocator.keep_freed()
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_a_run_on_a_cpu_keeps_it_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
-    called: list[int] = []
-    monkeypatch.setattr("potstill.machines.keep_freed", lambda: called.append(1))
-    settings = ["kind=train", "student.model=zoo:resnet8", "device=cpu", *([] if wanted else ["keep_memory=false"])]
-    make_fabric(resolve([], settings, {}).config)
-    assert called == [1] * wanted
+HELD = """
+import sys
+from potstill.allocator import give_back
+if sys.argv[1] == "give":
+    assert give_back()
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+before = resident()
+for _ in range(2):  # what is freed between what is kept: a heap cannot give it back
+    kept = []
+    for _ in range(20):
+        gone = b"x" * 4_000_000
+        kept.append(b"y" * 4_000_000)
+    del gone
+    if _ == 0:
+        del kept
+for i in range(0, 20, 2):
+    kept[i] = None
+print((resident() - before) // 1_000_000)
+"""
+
+
+@glibc
+def test_where_memory_is_short_it_is_given_back() -> None:
+    def held(how: str) -> int:
+        command = [sys.executable, "-c", HELD, how]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True, env={"PATH": ""}).stdout)
+
+    assert held("give") < 50, "ten of 4 MB are held"
+    assert held("not") > 60
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [([], "kept"), (["keep_memory=false"], ""), (["checkpoint_activations=true"], "given")],
+)
+def test_a_run_on_a_cpu(monkeypatch: pytest.MonkeyPatch, settings: list[str], expected: str) -> None:
+    called: list[str] = []
+    monkeypatch.setattr("potstill.machines.keep_freed", lambda: called.append("kept"))
+    monkeypatch.setattr("potstill.machines.give_back", lambda: called.append("given"))
+    make_fabric(resolve([], ["kind=train", "student.model=zoo:resnet8", "device=cpu", *settings], {}).config)
+    assert "".join(called) == expected

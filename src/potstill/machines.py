@@ -7,7 +7,7 @@ import os
 import torch
 from lightning_fabric import Fabric
 
-from potstill.allocator import keep_freed
+from potstill.allocator import give_back, keep_freed
 from potstill.config.schema import Config
 from potstill.errors import MachineError
 
@@ -45,7 +45,9 @@ def make_fabric(config: Config) -> Fabric:
         raise MachineError(
             f"device {device!r} is not on this machine; it has: {', '.join(have)}", hint=f"device={have[-1]}"
         )
-    if device == "cpu" and config.keep_memory:
+    if device == "cpu" and config.checkpoint_activations:
+        give_back()
+    elif device == "cpu" and config.keep_memory:
         keep_freed()
     precision = config.precision
     if precision == "auto":
