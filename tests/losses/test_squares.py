@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from potstill.losses._squares import square_mean
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2, 5), (1, 2, 3)])
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2, 5), (1, 2, 3), (1, 1)])
 def test_it_is_the_mean_of_each_sample_and_its_gradients_are_right(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     a, b = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2))
