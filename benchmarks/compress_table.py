@@ -8,6 +8,7 @@ resnet20 is cut to half and to a quarter of its MACs; each cut net learns again 
 it, from the labels, seeds 0, 1, 2. The distilled half is then quantized: without training, from the labels, and with the teacher
 watching, equal steps. All files run in ONNX Runtime on all 10,000 test pictures; latencies at batch 1, one thread, taking turns.
 About 35 minutes of one core. A line a result in benchmarks/results/compress_table.jsonl; what is there is not done again.
+Other ways of learning back, and the uncut net trained on for as long: benchmarks/compress_again.py.
 """
 
 from __future__ import annotations
