@@ -7,7 +7,7 @@
 RUN: the resnet20 of benchmarks/compress_table.py, whose cut nets in --out are taken, or made where they are not there. Each of
 the half, the quarter and the uncut net learns for 5 epochs at a fifth of the learning rate, seeds 0, 1, 2, from the uncut one
 by several methods. "Within a point after recovery" is fair only against an uncut net that had the same 5 epochs more: labels
-alone too. Labels and kd of the cut nets are those of compress_table. About 70 minutes of one core; a row at a time, and inside
+alone too. Labels and kd of the cut nets are those of compress_table. About 90 minutes of one core; a row at a time, and inside
 a row from the last checkpoint: the same command goes on. Lines go to benchmarks/results/compress_table.jsonl.
 """
 
