@@ -160,10 +160,14 @@ class Ready:
 
     def measure(self, net: Net, split: str, order: Tensor | None = None) -> tuple[dict[str, float], Tensor]:
         """A net's measures and logits on a split; agreement with the teacher where there is one."""
-        home = self.home if net is self.teacher else None
-        tapped = Frozen(Tapped(net.module, (), net.preprocess, order), home).to(self.fabric.device)
+        home = (self.home if net is self.teacher else None) or self.fabric.device
+        tapped = Tapped(net.module, (), net.preprocess, order).to(home).eval()
+
+        def logits(x: Tensor) -> Tensor:
+            return tapped(x.to(home))["logits"].to(x.device)
+
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # other batch sizes: not worth compiling
-            return evaluate(lambda x: tapped(x)["logits"], self.eval_stream(split), self.teacher_logits.get(split))
+            return evaluate(logits, self.eval_stream(split), self.teacher_logits.get(split))
 
     def placed(self, scheme: Scheme | SpotAdaptive) -> Scheme | SpotAdaptive:
         """The scheme on the device, its convolutions channels-last where all layers can do with that (1.3 to 1.6 times as fast

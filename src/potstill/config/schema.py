@@ -371,7 +371,7 @@ class Config(Section):
     accumulate: Count = 1
     """Parts into which a batch is cut to save memory."""
     checkpoint_activations: bool = False
-    """Compute the student's blocks again in the backward pass to save memory; slower (a third, on a CPU twice), the same numbers."""
+    """Compute the student's blocks again in the backward pass to save memory: slower (on a CPU twice), the same numbers."""
     early_stop: Count | None = None
     """Stop after so many epochs without a better validation; null: never."""
     save_every: NonNegative = 60.0
