@@ -83,7 +83,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("_logits", "columns = torch.arange(logits[1].shape[1] - 1, device=y.device)"): "all have one shape",
     ("_memory", "ranked, at = ids.sort(stable=False)"): "a CPU's sort is stable either way; a GPU's is not",
     ("_memory", "if not (dist.is_available() and dist.is_initialized()):"): SPEED,
-    ("_memory", "if not dist.is_initialized() or dist.get_world_size() == 1:"): "torch.distributed is in every build tested",
+    (
+        "_memory",
+        "if not dist.is_initialized() or dist.get_world_size() == 1:",
+    ): "torch.distributed is in every build tested",
     ("_squares", "difference = a - b.float() if a.dtype != torch.float64 else a - b"): PROMOTES,
     ("_squares", "difference = a.float() - b if a.dtype != torch.float64 else a - b"): PROMOTES,
     ("vid", "return 0.5 * ((mean - t).square() / variance + variance.log()).flatten(1).mean(1)"): PROMOTES,
