@@ -38,6 +38,7 @@ def test_every_command_that_is_shown_is_understood(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    assert run(["cp", "digits", "my.yaml"]) == 0  # what the pages call so
     arguments = shlex.split(command, comments=True)[1:]
     assert run([*arguments, *([] if "--print-config" in arguments else ["--print-config"])]) == 0
 
