@@ -1,8 +1,9 @@
 """Noise-contrastive estimation over the last axis; the memories are tested with CRD."""
 
+import pytest
 import torch
 
-from potstill.losses._memory import nce
+from potstill.losses._memory import Embed, nce
 
 
 def test_nce_reads_the_last_axis_of_any_shape() -> None:
@@ -14,3 +15,17 @@ def test_nce_reads_the_last_axis_of_any_shape() -> None:
         v, g = nce(part, 50)
         torch.testing.assert_close(v, value[0] if shape == (5,) else value.view(2, 3))
         torch.testing.assert_close(g, slope[0] if shape == (5,) else slope.view(shape))
+
+
+@pytest.mark.parametrize(
+    ("shape", "mean"), [((6,), ()), ((6, 2, 3), (2, 3)), ((5, 6), (1,))], ids=["vector", "map", "tokens"]
+)
+def test_maps_and_tokens_are_averaged_mapped_and_brought_to_length_1(
+    shape: tuple[int, ...], mean: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    embed = Embed(shape, 4)
+    f = torch.randn(3, *shape)
+    said = embed.map(f.mean(mean) if mean else f)
+    assert embed.map.in_features == 6
+    torch.testing.assert_close(embed(f), said / said.norm(dim=1, keepdim=True))
