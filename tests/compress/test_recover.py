@@ -25,6 +25,6 @@ def test_what_is_advised_is_possible() -> None:
 
 def test_wrong_settings_are_told_when_it_is_made() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'temperature'"):
-        Recover(settings={"losses.kd.temprature": 2})
+        Recover(settings={"losses.dist.temprature": 2})
     with pytest.raises(ConfigError, match="Did you mean 'dist'"):
         Recover(method="dits")

@@ -45,7 +45,7 @@ def compress(
     recover: Annotated[
         str | None, typer.Option("--recover", metavar="EPOCHS", help="Distil back after each cut; 0: not [10]")
     ] = None,
-    method: Annotated[str | None, typer.Option("-m", "--method", metavar="NAME", help="Of the recovery [kd]")] = None,
+    method: Annotated[str | None, typer.Option("-m", "--method", metavar="NAME", help="Of the recovery [dist]")] = None,
     teacher: o.Teacher = None,
     control: Annotated[
         bool | None,
