@@ -218,6 +218,25 @@ def test_21_untrained_teacher(capsys: Screen) -> None:
     refused(distil("zoo:cnn", "teacher.weights=w.safetensors"), 4, ["at chance", "allow_weak_teacher"], capsys)
 
 
+def test_a_teacher_that_the_run_taught_too_little(capsys: Screen) -> None:
+    message = refused(
+        distil("zoo:cnn", "optim.lr=1e-8"),
+        4,
+        ["at chance", "this run has taught it, for 1 epoch", "teacher.epochs"],
+        capsys,
+        writes=True,
+    )
+    assert "preprocessing" not in message
+
+
+def test_other_data_than_those_of_a_run_keep_all_their_labels(tmp_path: Path, capsys: Screen) -> None:
+    pictures("photos", size=8)
+    assert run(["train", "--model", STUDENT, "--epochs", "1", "data.labels=100", "-q", "--out", "few"]) == 0
+    capsys.readouterr()
+    home = next(Path("few").iterdir()) if not Path("few/run.json").exists() else Path("few")
+    refused(["eval", str(home), "--data", "folder:photos"], 4, ["3 classes"], capsys)
+
+
 def test_no_teacher(capsys: Screen) -> None:
     refused(["distill", "--student", STUDENT], 2, ["teacher"], capsys)
 

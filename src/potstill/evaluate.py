@@ -26,7 +26,9 @@ def evaluate(path: str, *, data: str | None = None, split: str = "test", trust_c
     """
     folder = Path(path)
     if (folder / "config.yaml").exists():
-        config = resolve_config([str(folder / "config.yaml")], [f"data.source={data}"] if data else [], {}).config
+        # how many of its own pictures the run had labels for says nothing of other data
+        other = [f"data.source={data}", "data.labels=null", "data.limit=null"] if data else []
+        config = resolve_config([str(folder / "config.yaml")], other, {}).config
     elif data is None:
         raise ConfigError("which data?", hint=f"potstill eval {path} --data folder:PATH")
     else:

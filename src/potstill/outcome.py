@@ -124,7 +124,8 @@ def say_results(folder: RunFolder, console: Console) -> None:
         line("teacher", f"{100 * results['teacher']['test']['top1']:.2f}", cards["teacher"]["parameters"])
     console.say()
     console.say(f" report   {folder.path / 'report.html'}")
-    which = f"seed {cards['best_seed']}, epoch {cards['best_epoch']}: the best on the validation data"
+    own = results["student"]["best"]["top1"]["values"][cards["seeds"].index(cards["best_seed"])]
+    which = f"seed {cards['best_seed']}, epoch {cards['best_epoch']}, the best on the validation data: {100 * own:.2f} % test"
     console.say(f" student  {folder.path / 'student.safetensors'} ({which})")
 
 

@@ -306,8 +306,12 @@ def untrained(spec: ModelConfig | None) -> bool:
     return spec is not None and spec.weights is None and parse(spec.model).source in ("zoo", "file", "module")
 
 
-def adopt(ready: Ready, net: Net) -> None:
-    """Take ``net`` as the teacher: hold its classes against the data's, measure it, refuse it where it is at chance."""
+def adopt(ready: Ready, net: Net, taught: int | None = None) -> None:
+    """Take ``net`` as the teacher: hold its classes against the data's, measure it, refuse it where it is at chance.
+
+    Args:
+        taught: for how many epochs the run itself has taught it.
+    """
     _classes_fit(net, ready, "teacher")
     ready.teacher, ready.teacher_order = net, class_order(net, ready.splits)
     ready.teacher_logits, ready.teacher_measures, ready.sped, ready.places = {}, {}, {}, {}
@@ -317,8 +321,11 @@ def adopt(ready: Ready, net: Net) -> None:
     if accuracy < min(2 * chance, (1 + chance) / 2) and not ready.config.allow_weak_teacher:
         raise ModelError(
             f"the teacher is at chance: {100 * accuracy:.1f} % on the validation data, where guessing gives {100 * chance:.1f} %",
-            why="untrained, other class order, or other preprocessing?",
-            hint="potstill eval TEACHER --data ...; allow_weak_teacher=true to go on all the same",
+            why=f"this run has taught it, for {taught} epoch(s)"
+            if taught
+            else "untrained, other class order, or other preprocessing?",
+            hint=("teacher.epochs=N, with more of them" if taught else "potstill eval TEACHER --data ...")
+            + "; allow_weak_teacher=true to go on all the same",
         )
     _introduce("teacher", net, ready, f", top-1 {100 * accuracy:.2f} % val")
     if ready.teacher_order is not None:

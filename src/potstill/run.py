@@ -352,7 +352,7 @@ def _teach(folder: RunFolder, ready: Ready, console: Console, stop: Stop) -> Non
         stop=stop,
         epochs=config.teacher.epochs,
     )
-    adopt(ready, resolve(str(home), trust_code=True))
+    adopt(ready, resolve(str(home), trust_code=True), config.teacher.epochs or config.epochs)
 
 
 def _control(folder: RunFolder, ready: Ready, seed: int, epochs: int, console: Console, stop: Stop) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def test_predict_says_the_same_by_the_file_and_by_the_run(int8, teacher_run, pic
     said = []
     for place in (int8, teacher_run):
         assert run(["predict", str(place), str(picture), "--top", "3", "--json"]) == 0
-        said.append(json.loads(capsys.readouterr().out)[0]["top"])
+        out, err = capsys.readouterr()
+        said.append(json.loads(out)[0]["top"])
+        assert "32x32, 1 channel(s), scaled and cut to what the net takes: 8x8, 1 channel(s)" in err
     assert len(said[0]) == 3
     assert said[0][0]["class"] == said[1][0]["class"] == "0"
     assert said[0][0]["probability"] == pytest.approx(said[1][0]["probability"], abs=0.1)

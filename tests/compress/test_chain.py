@@ -116,6 +116,15 @@ def test_a_module_as_an_object(tmp_path: Path) -> None:
     assert (tmp_path / "o" / "2-recover" / "run" / "report.html").exists()
 
 
+def test_a_run_is_not_written_over(teacher_run: Path) -> None:
+    before = (teacher_run / "student.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="is a run") as caught:
+        potstill.compress(teacher_run, teacher_run, prune=0.5)
+    assert "--out" in str(caught.value.hint)
+    assert (teacher_run / "student.safetensors").read_bytes() == before
+    assert not (teacher_run / "0-student").exists()
+
+
 def test_a_few_words_become_stages() -> None:
     net = resolve("resnet8", num_classes=10, in_channels=3)
     net.size = (32, 32)

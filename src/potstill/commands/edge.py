@@ -220,6 +220,7 @@ def _open(place: str, trust_code: bool) -> Runs:
 def _picture(file: str, run: Runs) -> Any:
     """A picture file as the net's picture, (1, C, H, W), in [0, 1]: shorter side to the net's, centre cut out."""
     import torch
+    from PIL import Image
 
     from potstill.data.pictures import decode, quiet_pillow
     from potstill.models.weights import existing_file
@@ -232,8 +233,13 @@ def _picture(file: str, run: Runs) -> Any:
     try:
         with quiet_pillow():
             pixels = decode(path, side, channels).pixels
+            with Image.open(path) as image:
+                given = (*image.size[::-1], len(image.getbands()))
     except Exception as error:  # Pillow raises nearly anything
         raise DataError(f"{file} cannot be read as a picture: {error}") from error
+    if shape and given != (*shape[1:], shape[0]):
+        was, now = ("{}x{}, {} channel(s)".format(*sizes) for sizes in (given, (*shape[1:], shape[0])))
+        SCREEN.note(f"{file}: {was}, scaled and cut to what the net takes: {now}")
     if shape:
         top, left = (pixels.shape[1] - shape[1]) // 2, (pixels.shape[2] - shape[2]) // 2
         pixels = pixels[:, top : top + shape[1], left : left + shape[2]]

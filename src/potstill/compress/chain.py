@@ -222,7 +222,12 @@ def _opened(half: Path, key: str, resumes: bool) -> Path:
 
 @contextmanager
 def _alone(out: Path) -> Any:
-    """Be the only one who writes in the folder."""
+    """Be the only one who writes in the folder, which is nobody else's."""
+    if (out / "run.json").exists():
+        raise ConfigError(
+            f"{out} is a run: its student, settings and report would be overwritten",
+            hint="another folder, --out FOLDER",
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock")

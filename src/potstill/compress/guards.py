@@ -45,7 +45,9 @@ def kind_of(path: str | Path) -> tuple[Path, str]:
     if kind is None:
         near = did_you_mean(file.suffix, SUFFIXES)
         raise ModelError(
-            f"{file} is no artefact: expected {', '.join(SUFFIXES)}, got {file.suffix or 'no suffix'!r}.{near}"
+            f"{file} is no artefact: expected a run directory or a file of export ({', '.join(SUFFIXES)}), "
+            f"got {file.suffix or 'no suffix'!r}.{near}",
+            hint="the artefact comes first: potstill predict ARTEFACT PICTURE..., potstill bench ARTEFACT...",
         )
     with reading(file):
         size = file.stat().st_size

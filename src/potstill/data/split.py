@@ -47,7 +47,10 @@ def divide(parts: dict[str, D], val: float, test: float, seed: int) -> tuple[D, 
     n_test = max(1, round(len(whole) * test)) if "all" in parts else 0
     n_val = max(1, round(len(whole) * val)) if "val" not in parts else 0
     if n_test + n_val >= len(whole):
-        raise DataError(f"{len(whole)} pictures are too few to be split into training, validation and test data")
+        raise DataError(
+            f"{len(whole)} pictures are too few to be split into training, validation and test data",
+            hint=f"{n_test + n_val + 1} or more",
+        )
     cuts = np.split(order, [n_test, n_test + n_val])
     train = whole.subset(np.sort(cuts[2]))
     validation = parts["val"] if "val" in parts else whole.subset(np.sort(cuts[1]))
