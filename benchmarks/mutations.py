@@ -81,6 +81,11 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("rkd", "mean = d.sum() / max(len(d) * (len(d) - 1), 2)"): ONE,
     ("rkd", "return d / mean.where(mean > 0, 2.0)"): "divides distances that are all 0",
     ("_logits", "columns = torch.arange(logits[1].shape[1] - 1, device=y.device)"): "all have one shape",
+    ("_maps", "if input.numel() == input.shape[1]:"): "in eval the running statistics are what is used either way",
+    (
+        "_maps",
+        "return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 1.0, self.eps)",
+    ): "the momentum plays no part where the statistics are not updated",
     ("_memory", "ranked, at = ids.sort(stable=False)"): "a CPU's sort is stable either way; a GPU's is not",
     ("_memory", "if not (dist.is_available() and dist.is_initialized()):"): SPEED,
     (

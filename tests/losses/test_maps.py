@@ -29,6 +29,8 @@ def test_a_list_of_shapes_and_one_shape():
     assert map_shapes([(3, 4, 4), (5,)]) == [(3, 4, 4), (5, 1, 1)]
     with pytest.raises(ModelError, match="as many"):
         as_maps([torch.randn(2, 3)], [], "this")
+    with pytest.raises(ModelError, match="one at least"):
+        as_maps([], [], "this")
 
 
 def test_each_axis_is_averaged_to_the_smaller():
