@@ -112,7 +112,8 @@ def test_torchrun_gives_what_one_process_gives_and_goes_on_after_a_kill(teacher_
         subprocess.run(torchrun(processes, *distil(teacher_run, name, 3)), check=True, env=quiet(), timeout=300)
         assert losses(name) == pytest.approx(losses("one"), rel=1e-3)
 
-    begun = subprocess.Popen(torchrun(2, *distil(teacher_run, "torn", 150)), env=quiet(), start_new_session=True)
+    long = [*distil(teacher_run, "torn", 150), "save_steps=100"]  # soon enough on a fast machine
+    begun = subprocess.Popen(torchrun(2, *long), env=quiet(), start_new_session=True)
     state = Path("runs/torn/student-s0/state/last.json")
     until = time.monotonic() + 200
     while not state.exists() and time.monotonic() < until:
