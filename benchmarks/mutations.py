@@ -86,6 +86,17 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "_maps",
         "return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 1.0, self.eps)",
     ): "the momentum plays no part where the statistics are not updated",
+    ("_memory", "self.map = nn.Linear(shape[1] if self.tokens else shape[0], out)"): "of two axes the last is 1",
+    (
+        "_memory",
+        "self.register_buffer('order', cls.argsort(stable=False), persistent=False)",
+    ): "within a class any order will do",
+    ("_memory", "ids, z_s, z_t = everyones(ids, z_s.detach(), z_t)"): "nothing there has a slope",
+    ("_memory", "dense = len(bank) > DENSE * index.shape[1]"): SPEED,
+    (
+        "_memory",
+        "scores = z @ bank.T if dense else torch.bmm(rows, z.float()[:, :, None])[:, :, 0]",
+    ): "embeddings are float32",
     ("_memory", "ranked, at = ids.sort(stable=False)"): "a CPU's sort is stable either way; a GPU's is not",
     ("_memory", "if not (dist.is_available() and dist.is_initialized()):"): SPEED,
     (

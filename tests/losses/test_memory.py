@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from potstill.losses._memory import Embed, nce
+from potstill.losses._memory import Embed, Negatives, nce
 
 
 def test_nce_reads_the_last_axis_of_any_shape() -> None:
@@ -29,3 +29,9 @@ def test_maps_and_tokens_are_averaged_mapped_and_brought_to_length_1(
     said = embed.map(f.mean(mean) if mean else f)
     assert embed.map.in_features == 6
     torch.testing.assert_close(embed(f), said / said.norm(dim=1, keepdim=True))
+
+
+def test_a_sample_without_a_label_is_a_class_of_its_own_wherever_it_stands() -> None:
+    drawn = Negatives(torch.tensor([-1, 0, 0, -1, 1]), 5)
+    assert [int(drawn.count[c]) for c in drawn.cls] == [1, 2, 2, 1, 1]
+    assert not drawn.state_dict()  # the labels are the data's
