@@ -67,20 +67,13 @@ class Once(Frozen):
         self.said: dict[tuple[Any, ...], tuple[Tensor, Out, list[int]]] = {}
 
     def forward(self, x: Tensor) -> Out:
-        key = (
-            x.data_ptr(),
-            x.shape,
-            x.stride(),
-            x._version,
-        )  # parts of a batch are new views of the same memory each time
+        # by memory, not identity: the parts of a batch are new views of it each time
+        key = (x.data_ptr(), x.shape, x.stride(), x._version)
         kept = self.said.get(key)
         if kept is None or kept[2] != [v._version for v in kept[1].values()]:
             said: Out = super().forward(x)
-            kept = self.said[key] = (
-                x,
-                said,
-                [v._version for v in said.values()],
-            )  # with x, whose memory nobody else gets then
+            # with x, whose memory nobody else gets then
+            kept = self.said[key] = (x, said, [v._version for v in said.values()])
         return dict(kept[1])
 
     def forget(self) -> None:
