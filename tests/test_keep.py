@@ -15,7 +15,8 @@ from potstill.cache import Shelf
 from potstill.config.load import resolve
 from potstill.errors import ConfigError, ModelError
 from potstill.keep import forecast
-from potstill.prepare import losses_of, prepare
+from potstill.meant import losses_of
+from potstill.prepare import prepare
 from potstill.taps import Frozen
 
 

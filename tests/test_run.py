@@ -353,17 +353,17 @@ def test_a_control_has_the_steps_of_a_student_that_stopped_early(teacher_run: Pa
 def test_a_teacher_is_measured_once_for_several_runs_and_anew_for_other_data(
     teacher_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from potstill import prepare
+    from potstill import adopt, ready
 
     measured: list[str] = []
-    plain = prepare.Ready.measure
+    plain = ready.Ready.measure
 
-    def counted(self: prepare.Ready, net: object, split: str, order: object = None) -> object:
+    def counted(self: ready.Ready, net: object, split: str, order: object = None) -> object:
         measured.append(split)
         return plain(self, net, split, order)
 
-    monkeypatch.setattr(prepare.Ready, "measure", counted)
-    monkeypatch.setattr(prepare, "_MEASURED", {})
+    monkeypatch.setattr(ready.Ready, "measure", counted)
+    monkeypatch.setattr(adopt, "_MEASURED", {})
 
     def teacher_of(**data: object) -> dict[str, float]:
         measured.clear()

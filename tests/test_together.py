@@ -22,7 +22,8 @@ from potstill.checkpoint import load_state
 from potstill.config.load import resolve
 from potstill.engine import fit, fit_by_step
 from potstill.errors import DivergedError, InterruptedRun
-from potstill.prepare import losses_of, prepare
+from potstill.meant import losses_of
+from potstill.prepare import prepare
 from potstill.runs import Journal
 from potstill.taps import Frozen
 from potstill.together import Group, Once, at_once, side_by_side

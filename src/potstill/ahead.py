@@ -13,8 +13,10 @@ from potstill.config.schema import CacheConfig, Config
 from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun
 from potstill.keep import forecast, put, spots_of, taught
+from potstill.meant import losses_of
 from potstill.pace import hasten
-from potstill.prepare import EVAL_BATCH, Objects, Ready, losses_of, prepare
+from potstill.prepare import prepare
+from potstill.ready import EVAL_BATCH, Objects, Ready
 from potstill.rehearse import SMALL_STEP, work
 from potstill.schemes.scheme import Scheme
 from potstill.taps import Frozen

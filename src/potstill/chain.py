@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from potstill.engine import Batches, Stage
+from potstill.meant import optimizer_of
 from potstill.methods.build import Built
 from potstill.methods.stages import First
 from potstill.optim import make_scheduler
-from potstill.prepare import Ready, optimizer_of
+from potstill.ready import Ready
 from potstill.schemes.spot_adaptive import SpotAdaptive, two_speeds
 from potstill.types import Batch
 

@@ -8,11 +8,13 @@ from collections.abc import Iterable
 from potstill.cache.net import CLOSE, REFUSALS, Cached
 from potstill.cache.place import Place, Plan, estimate, place
 from potstill.cache.shelf import Shelf, size
+from potstill.card import label
 from potstill.errors import ConfigError, MachineError
 from potstill.losses import AB
+from potstill.meant import second_of
 from potstill.models.net import Net
 from potstill.pace import speed_of
-from potstill.prepare import Ready, label, second_of
+from potstill.ready import Ready
 from potstill.schemes.scheme import Scheme
 from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Frozen, Tapped

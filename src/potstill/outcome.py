@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from potstill import stats
 from potstill.console import Console
 from potstill.files import write_atomically
-from potstill.prepare import Ready
+from potstill.ready import Ready
 from potstill.runs import RunFolder
 
 MEASURES = ("top1", "top5", "nll", "ece", "agreement")

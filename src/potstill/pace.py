@@ -12,7 +12,7 @@ import torch
 from potstill.compiled import compile_nets
 from potstill.engine import Batches, split
 from potstill.files import write_json
-from potstill.prepare import Ready
+from potstill.ready import Ready
 from potstill.recompute import spare
 from potstill.schemes.scheme import Scheme
 from potstill.schemes.spot_adaptive import SpotAdaptive

@@ -8,16 +8,18 @@ from typing import cast
 
 import torch
 
+from potstill.card import count
 from potstill.chain import epochs_of
 from potstill.cost import macs, parameters
 from potstill.deliver import Delivery
 from potstill.errors import ModelError
 from potstill.keep import forecast
+from potstill.meant import ALONE, losses_of
 from potstill.methods.build import Built
 from potstill.methods.stages import First
 from potstill.pace import hasten, prove
 from potstill.parted import parted, words
-from potstill.prepare import ALONE, Ready, count, losses_of
+from potstill.ready import Ready
 from potstill.schemes.scheme import Scheme, total
 from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Frozen, Tapped

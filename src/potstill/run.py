@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import inspect
-import json
 import os
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from potstill._version import __version__
+from potstill.adopt import adopt
+from potstill.card import card
 from potstill.config.load import dump
 from potstill.config.schema import Config
 from potstill.console import Console
+from potstill.control import control
 from potstill.deliver import Delivery
 from potstill.engine import finished
 from potstill.errors import ConfigError, InterruptedRun, PotstillError
 from potstill.files import write_atomically
 from potstill.machines import first
+from potstill.meant import ALONE, losses_of
 from potstill.methods.build import Built
 from potstill.models.net import Net
 from potstill.models.resolve import resolve
 from potstill.models.weights import load_weights
 from potstill.outcome import data_facts, finish, say_results
 from potstill.pace import read, written
-from potstill.prepare import ALONE, Objects, Ready, adopt, card, losses_of, prepare
+from potstill.prepare import prepare
+from potstill.ready import Objects, Ready
 from potstill.rehearse import rehearse
 from potstill.report import report
 from potstill.runs import Follower, RunFolder, auto_name, command_line, environment, git_state, now
@@ -287,7 +287,7 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console, on_epoc
             for seed, student in zip(some, students, strict=True):
                 trials["student"].append(student)
                 if config.control and config.kind == "distill":
-                    trials["control"].append(_control(folder, ready, seed, student["epochs"], console, stop))
+                    trials["control"].append(control(folder, ready, seed, student["epochs"], console, stop))
                 if lead:
                     finish(folder, ready, trials)
     if lead:
@@ -355,110 +355,5 @@ def _teach(folder: RunFolder, ready: Ready, console: Console, stop: Stop) -> Non
     adopt(ready, resolve(str(home), trust_code=True), config.teacher.epochs or config.epochs)
 
 
-def _control(folder: RunFolder, ready: Ready, seed: int, epochs: int, console: Console, stop: Stop) -> dict[str, Any]:
-    """The student alone: the same seed, weights, views and number of steps; learns from the labels only.
-
-    It is kept by the hash of all that it depends on, so that another method at the same budget finds it.
-    """
-    home = folder.path / f"control-s{seed}"
-    stop_after = epochs if epochs < ready.config.epochs else None  # the student was stopped early: so is its control
-    key = control_key(ready, seed, stop_after) if folder.facts["resumable"] else None
-    kept = Path(folder.path.parent) / ".controls" / key if key else None
-    lead = ready.fabric.is_global_zero
-    if lead and kept and (kept / "result.json").exists() and not home.exists():
-        console.say(f"  control s{seed}: the same budget was trained before; taken from {kept}")
-        shutil.copytree(kept, home)
-    result = run_trial(
-        ready,
-        "control",
-        seed,
-        home,
-        net=ready.student,
-        losses=ALONE,
-        teacher=None,
-        console=console,
-        stop=stop,
-        stop_after=epochs,
-    )
-    if lead and kept and not kept.exists():
-        kept.parent.mkdir(exist_ok=True)
-        temporary = kept.with_name(f".{key}.{os.getpid()}")
-        shutil.copytree(home, temporary, ignore=shutil.ignore_patterns("state", "tensorboard"))
-        try:
-            temporary.rename(kept)
-        except OSError:  # another run was faster
-            shutil.rmtree(temporary)
-    return result
-
-
-def net_hash(module: nn.Module) -> str:
-    """The hash of a net before its training: its layers with their settings, its weights, and the code of its class."""
-    digest = hashlib.sha256(repr(module).encode())
-    for name, value in module.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().float().numpy().tobytes())
-    for cls in sorted({type(m) for m in module.modules()}, key=repr):
-        if not cls.__module__.startswith("torch."):
-            with suppress(OSError, TypeError):
-                digest.update(inspect.getsource(cls).encode())
-    return digest.hexdigest()
-
-
-def control_key(ready: Ready, seed: int, stop_after: int | None = None) -> str:
-    """The hash of all that the student alone depends on."""
-    config = ready.config.model_dump(mode="json")
-    depends = (
-        "student",
-        "optim",
-        "schedule",
-        "epochs",
-        "precision",
-        "clip",
-        "accumulate",
-        "early_stop",
-        "time_limit",
-        "compile",
-    )
-    facts = {k: config[k] for k in depends}
-    data = {**config["data"], "order": ready.config.order(seed)}
-    facts |= {"data": ready.splits.fingerprint, "batch": data, "views": repr(ready.views), "seed": seed}
-    facts |= {"version": __version__, "device": ready.fabric.device.type}
-    facts["labels"] = hashlib.sha256(np.ascontiguousarray(ready.splits.train.labels).tobytes()).hexdigest()
-    facts["net"] = net_hash(ready.student(seed).module)
-    facts["stop_after"] = stop_after
-    if ready.config.student.weights:
-        facts["weights"] = hashlib.sha256(Path(ready.config.student.weights).read_bytes()).hexdigest()
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 def _short(spec: str) -> str:
     return spec.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1].split(":")[-1].split("(")[0]
-
-
-DEMO_TEACHER, DEMO_STUDENT, DEMO_LABELS = "zoo:cnn(widths=(16, 32, 32))", "zoo:cnn(widths=(8, 16))", 30
-
-
-def demo(out: str = "runs", seeds: int = 3, console: Console | None = None) -> RunResult:
-    """A true result from nothing but what is installed: a teacher that saw all labels of scikit-learn's digits teaches a
-    student ten times smaller, which has the pictures but only 30 labels; beside it the same student from the 30 labels."""
-    from potstill.config.load import resolve as resolve_config
-
-    console = console or Console()
-    console.say(f" 1. A teacher learns from all labels of the digits ({DEMO_TEACHER}).")
-    flags = {"data.source": "digits", "out": out, "epochs": 30}
-    teacher = train(
-        resolve_config(
-            [], [], {**flags, "student.model": DEMO_TEACHER, "name": auto_name("demo", "teacher")}, "train"
-        ).config,
-        console=console,
-    )
-    console.say(
-        f"\n 2. It teaches a student ten times smaller, which sees all pictures but only {DEMO_LABELS} labels.\n"
-        f"    The same student alone learns from the {DEMO_LABELS} labels, for as many steps."
-    )
-    flags |= {
-        "student.model": DEMO_STUDENT,
-        "teacher.model": str(teacher.path),
-        "data.labels": DEMO_LABELS,
-        "seeds": seeds,
-    }
-    return distill(resolve_config([], [], {**flags, "name": auto_name("demo")}, "distill").config, console=console)

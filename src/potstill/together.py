@@ -18,7 +18,7 @@ from torch import Tensor
 from potstill.console import Console
 from potstill.engine import Batches, Position
 from potstill.errors import InterruptedRun, PotstillError
-from potstill.prepare import Ready
+from potstill.ready import Ready
 from potstill.schemes.scheme import Scheme
 from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Frozen, Tapped

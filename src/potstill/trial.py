@@ -27,7 +27,7 @@ from potstill.keep import keep
 from potstill.models.net import Net
 from potstill.models.resolve import save_student
 from potstill.pace import compile_for
-from potstill.prepare import Ready, seed_everything
+from potstill.ready import Ready, seed_everything
 from potstill.runs import Journal
 from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Tapped

@@ -24,7 +24,7 @@ from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun
 from potstill.evaluate import evaluate
 from potstill.models.resolve import resolve
-from potstill.prepare import Objects
+from potstill.ready import Objects
 
 CUT = Prune(0.4, round_to=4, batches=4)
 

@@ -22,7 +22,7 @@ from potstill.compress.plan import planned, refined, words, words_of
 from potstill.config.load import recipes, resolve
 from potstill.config.schema import Config
 from potstill.errors import ConfigError
-from potstill.prepare import Objects
+from potstill.ready import Objects
 
 RECIPE = """
 data: {source: digits, limit: 300}

@@ -16,7 +16,7 @@ import potstill
 from potstill.config.load import resolve
 from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun, MachineError, PotstillError
-from potstill.prepare import Objects
+from potstill.ready import Objects
 from potstill.search import ledger as ledger_
 from potstill.search.one import attempt
 from potstill.search.plan import Plan

@@ -237,10 +237,11 @@ def demo(
     """
     SCREEN.set(quiet, verbose, json)
     count = whole(seeds, "--seeds")
-    run = engine()
+    engine()
     from potstill.console import Console
+    from potstill.demo import demo as shown
 
-    result = run.demo(out, count or 3, console=Console(SCREEN.quiet, SCREEN.verbose))
+    result = shown(out, count or 3, console=Console(SCREEN.quiet, SCREEN.verbose))
     SCREEN.result(str(result.path), {"path": str(result.path), **result.facts})
 
 

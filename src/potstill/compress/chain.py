@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from potstill._version import __version__
+from potstill.card import label
 from potstill.compress.first import NAME, is_recipe, read_recipe, source_of, trained
 from potstill.compress.plan import checked, planned, refined, words, words_of
 from potstill.compress.stage import Stage, Work, settings
@@ -28,7 +29,7 @@ from potstill.files import write_atomically, write_json
 from potstill.models import resolve as net_of
 from potstill.models.net import Net
 from potstill.models.resolve import load_student, save_student
-from potstill.prepare import Objects, label
+from potstill.ready import Objects
 from potstill.report import report
 
 OWN = ("student.safetensors", "student.json", "config.yaml")

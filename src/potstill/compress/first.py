@@ -19,7 +19,7 @@ from potstill.errors import ConfigError
 from potstill.models import resolve as net_of
 from potstill.models.net import Net
 from potstill.models.resolve import load_student
-from potstill.prepare import Objects
+from potstill.ready import Objects
 from potstill.runs import RunFolder
 
 NAME = "run"

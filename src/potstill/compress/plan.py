@@ -12,7 +12,7 @@ from potstill.config.schema import CompressConfig, Config
 from potstill.config.stages import FIRST
 from potstill.errors import ConfigError, did_you_mean
 from potstill.models.net import Net
-from potstill.prepare import Objects
+from potstill.ready import Objects
 
 RECOVER = 10
 """Epochs of learning back after each cut, where nothing is said."""

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, fx
 
+from potstill.adopt import class_order
 from potstill.compress import aware, calibration, formats, graphs, posttrain
 from potstill.compress.program import Whole, capture, card, picture_shape
 from potstill.compress.sensitivity import Simulation
@@ -16,7 +17,6 @@ from potstill.compress.stage import Work
 from potstill.errors import ConfigError, did_you_mean
 from potstill.files import write_json
 from potstill.models.net import Net
-from potstill.prepare import class_order
 from potstill.taps import Tapped
 
 Precision = Literal["int8", "int4", "int8-weights", "int4-weights", "bf16"]

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from potstill.compress.stage import Work
 from potstill.data.stream import Stream
 from potstill.models.preprocess import Preprocess
-from potstill.prepare import Ready
+from potstill.ready import Ready
 from potstill.taps import Tapped
 
 

@@ -13,7 +13,7 @@ from potstill.config.load import resolve
 from potstill.config.schema import Config
 from potstill.config.stages import recovery
 from potstill.models.resolve import load_student
-from potstill.prepare import Objects
+from potstill.ready import Objects
 from potstill.runs import RunFolder
 
 KEPT = (

@@ -12,12 +12,14 @@ from typing import Any, ClassVar, Protocol
 from torch import nn
 
 from potstill import cost
+from potstill.adopt import class_order
 from potstill.config.schema import Config, ModelConfig
 from potstill.config.stages import STAGES
 from potstill.console import Console
 from potstill.errors import ConfigError, did_you_mean
 from potstill.models.net import Net
-from potstill.prepare import Objects, Ready, class_order, prepare
+from potstill.prepare import prepare
+from potstill.ready import Objects, Ready
 from potstill.types import Shape
 
 

@@ -10,6 +10,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from potstill.adopt import class_order
 from potstill.compress import calibration, doubt
 from potstill.compress.guards import SUFFIXES
 from potstill.compress.runtimes import EagerNet, Runs, latencies, open_artefact
@@ -19,7 +20,7 @@ from potstill.errors import ConfigError, ModelError
 from potstill.files import write_json
 from potstill.metrics import from_logits, per_class
 from potstill.models.net import Net
-from potstill.prepare import Ready, class_order
+from potstill.ready import Ready
 
 FLOAT_DRIFT = 1e-3
 """Largest difference of a float artefact's logits, over the largest logit: more is a fault of the export, not rounding."""

@@ -23,7 +23,7 @@ from potstill.config.schema import Config, ModelConfig
 from potstill.console import Console
 from potstill.errors import DivergedError, InterruptedRun, MachineError, PotstillError
 from potstill.files import write_atomically
-from potstill.prepare import untrained
+from potstill.meant import untrained
 from potstill.runs import RunFolder
 from potstill.search import facts
 from potstill.search.ledger import Ledger, optuna

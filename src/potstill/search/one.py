@@ -13,7 +13,7 @@ from potstill import cost, run
 from potstill.config.schema import Config
 from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun
-from potstill.prepare import Objects
+from potstill.ready import Objects
 from potstill.runs import Journal, RunFolder
 
 LEAST = 0.01

@@ -14,7 +14,7 @@ from potstill.config.load import Resolved, resolve
 from potstill.config.merge import COMMAND, from_command, leaves
 from potstill.config.schema import Config, SweepConfig
 from potstill.errors import ConfigError, did_you_mean
-from potstill.prepare import Objects
+from potstill.ready import Objects
 from potstill.search.one import COSTS
 from potstill.search.space import PRUNE, Dimension, read, settled, usual
 
