@@ -53,6 +53,33 @@ def test_what_a_launcher_started(monkeypatch: pytest.MonkeyPatch) -> None:
         make_fabric(config("devices=2"))
 
 
+def test_processes_that_have_met_are_taken_as_they_are(tmp_path: Path) -> None:
+    code = """
+import os
+import torch.distributed as dist
+from potstill.config.load import resolve
+from potstill.errors import MachineError
+from potstill.machines import first, make_fabric, met, started
+ranks = {"RANK": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "2", "SLURM_NTASKS_PER_NODE": "8"}
+os.environ.update(ranks, MASTER_ADDR="127.0.0.1")
+assert met() is None  # variables alone say nothing
+from torch.testing._internal.distributed.fake_pg import FakeStore
+dist.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+assert (met(), started(), first()) == ((1, 2), (1, 2), False)  # before Slurm, which may have started the cluster
+config = ["kind=train", "student.model=zoo:resnet8", "device=cpu"]
+fabric = make_fabric(resolve([], config, {}).config)
+assert (fabric.world_size, fabric.global_rank, fabric.local_rank) == (2, 1, 0)
+os.environ["LOCAL_WORLD_SIZE"], os.environ["WORLD_SIZE"] = "2", "3"  # two there, one elsewhere
+assert make_fabric(resolve([], [*config, "devices=3"], {}).config).world_size == 3
+try:
+    make_fabric(resolve([], [*config, "devices=4"], {}).config)
+except MachineError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=quiet(), check=False)
+    assert "devices=4, nodes=1, but 3 processes were started" in done.stdout, done.stderr
+
+
 def test_machines_that_nobody_started() -> None:
     with pytest.raises(MachineError, match="nobody has started") as caught:
         make_fabric(config("nodes=2", "devices=4"))

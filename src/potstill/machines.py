@@ -1,20 +1,40 @@
-"""Devices, precision and processes: as configured, or as torchrun or Slurm has started them."""
+"""Devices, precision and processes: as configured, or as torchrun, Slurm or Ray Train has started them."""
 
 from __future__ import annotations
 
 import os
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
 from potstill.allocator import give_back, keep_freed
 from potstill.config.schema import Config
 from potstill.errors import MachineError
 
 
+def met() -> tuple[int, int] | None:
+    """Processes of this machine and in all, where whoever started them has made their group already, as Ray Train does."""
+    env = os.environ
+    known = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"} <= {*env} and "TORCHELASTIC_RUN_ID" not in env
+    if known and dist.is_available() and dist.is_initialized():
+        return int(env["LOCAL_WORLD_SIZE"]), int(env["WORLD_SIZE"])
+    return None
+
+
+class _Met(TorchElasticEnvironment):
+    """Ranks as the variables of torchrun say them; machines need not have equally many processes."""
+
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        """Nothing: the group is there."""
+
+
 def started() -> tuple[int, int] | None:
     """Processes a machine and machines, where a launcher has started this process and its siblings; None: nobody has."""
     env = os.environ
+    if group := met():
+        return group[0], -(-group[1] // group[0])
     if "TORCHELASTIC_RUN_ID" in env:
         return int(env["LOCAL_WORLD_SIZE"]), int(env["WORLD_SIZE"]) // int(env["LOCAL_WORLD_SIZE"])
     if "SLURM_NTASKS_PER_NODE" in env and env.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
@@ -64,16 +84,23 @@ def make_fabric(config: Config) -> Fabric:
             hint=f"on each machine: torchrun --nnodes {config.nodes} --nproc-per-node {config.devices} "
             "--rdzv-backend c10d --rdzv-endpoint HOST:29500 -m potstill ...; or srun --ntasks-per-node ...",
         )
+    group = met()
+    if group and config.devices * config.nodes not in (1, group[1]):
+        raise MachineError(
+            f"devices={config.devices}, nodes={config.nodes}, but {group[1]} processes were started",
+            hint="leave both out",
+        )
     for what, asked, got in (("devices", config.devices, devices), ("nodes", config.nodes, nodes)):
-        if asked not in (1, got):
+        if asked not in (1, got) and not group:
             raise MachineError(
                 f"{what}={asked}, but the launcher started {got}", hint=f"leave {what} out: the launcher says it"
             )
-    many = devices * nodes > 1
+    many = group[1] > 1 if group else devices * nodes > 1
     fabric = Fabric(
         accelerator=device,
         devices=devices,
-        num_nodes=nodes,
+        num_nodes=1 if group else nodes,
+        plugins=[_Met()] if group and many else None,
         precision=name,  # type: ignore[arg-type]
         strategy="ddp" if many else "auto",
     )

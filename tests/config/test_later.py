@@ -34,8 +34,25 @@ def test_a_sweep_is_read_with_its_defaults(tmp_path: Path) -> None:
         "stop": True,
         "recover": None,
         "workers": 1,
+        "launcher": None,
     }
     assert resolve([], [], NETS).config.sweep is None
+
+
+def test_ray_is_read_from_yaml_and_from_the_command(tmp_path: Path) -> None:
+    config = resolved(
+        tmp_path, "launcher: ray\nray: {resources: {cpu: 4, gpu: 0.5}, address: head:6379}\n", "devices=2"
+    )
+    assert (config.launcher, config.ray.address, config.ray.failures) == ("ray", "head:6379", 3)
+    assert config.ray.resources == {"cpu": 4, "gpu": 0.5}
+    assert resolve([], ["ray.resources=cpu=2,gpu=1"], NETS).config.ray.resources == {"cpu": 2, "gpu": 1}
+    for text, says in (
+        ("launcher: rai", "launcher: must be one of ray"),
+        ("ray: {resources: cpu}", "ray.resources: must be names and numbers such as cpu=4,gpu=1"),
+        ("ray: {resources: {cpu: -1}}", "ray.resources.cpu: must be at least 0"),
+        ("ray: {adress: auto}", "Did you mean 'address'?"),
+    ):
+        assert says in problems(tmp_path, text)
 
 
 @pytest.mark.parametrize(

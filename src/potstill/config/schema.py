@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
-from potstill.config.values import Natural, Numbers, duration, seconds, several, spots, text
+from potstill.config.values import Natural, Numbers, amounts, duration, seconds, several, spots, text
 from potstill.ranges import Count, NonNegative, Positive, Share
 
 
@@ -319,6 +319,19 @@ class SweepConfig(Section):
     """Epochs of distillation after a pruning; null: a fifth of the epochs."""
     workers: Count = 1
     """Processes that share the trials."""
+    launcher: Literal["ray"] | None = None
+    """`ray`: the workers are tasks on a Ray cluster (see `ray`); null: processes of this machine."""
+
+
+class RayConfig(Section):
+    """Where `launcher: ray` starts processes, and what each of them has."""
+
+    address: str | None = None
+    """`HOST:PORT`, `auto` (the cluster of this machine) or `local`; null: $RAY_ADDRESS, else `auto`, else `local`."""
+    resources: Annotated[dict[str, NonNegative], BeforeValidator(amounts)] = {}
+    """Of each process: `{cpu: 4, gpu: 1}` or `cpu=4,gpu=1`; by default one processor, and one GPU where the cluster has any."""
+    failures: Natural = 3
+    """How often a run whose process or machine died is gone on with from its checkpoint."""
 
 
 class Config(Section):
@@ -359,7 +372,11 @@ class Config(Section):
     devices: Count = 1
     """How many devices of this machine; torchrun and Slurm say it themselves."""
     nodes: Count = 1
-    """How many machines; their processes are started by torchrun or Slurm, which say it themselves."""
+    """How many machines; their processes are started by torchrun or Slurm, which say it themselves, or by Ray."""
+    launcher: Literal["ray"] | None = None
+    """`ray`: a Ray cluster starts devices * nodes processes; null: this command, torchrun or Slurm."""
+    ray: RayConfig = RayConfig()
+    """Where `launcher: ray` starts processes, and what each of them has."""
     compile: Literal["auto"] | bool = False
     """Compile the nets, each proved equal to eager first; `auto`: where the run is long enough, and it is faster."""
     keep_memory: bool = True
@@ -434,6 +451,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "OptimConfig",
+    "RayConfig",
     "ScheduleConfig",
     "SecondConfig",
     "SpotsConfig",

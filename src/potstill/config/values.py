@@ -63,3 +63,20 @@ def text(value: Any) -> Any:
 def several(value: Any) -> Any:
     """One name as a list of one."""
     return [value] if isinstance(value, str) else value
+
+
+def amounts(value: Any) -> Any:
+    """``"cpu=4,gpu=1"`` as a mapping; numbers as floats.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    if isinstance(value, str):
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        try:
+            return {name.strip(): float(number) for name, _, number in pairs}
+        except ValueError:
+            raise ValueError(f"must be names and numbers such as cpu=4,gpu=1, got {value!r}") from None
+    if isinstance(value, dict):
+        return {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in value.items()}
+    return value

@@ -36,6 +36,7 @@ class Plan:
         recover: epochs of distillation after the pruning.
         out, name: the folder is ``out/name``.
         workers: processes.
+        launcher: ``ray``: the workers are tasks on a Ray cluster; None: processes of this machine.
         objects: what a Python caller gives as objects.
     """
 
@@ -49,6 +50,7 @@ class Plan:
     out: str = "sweeps"
     name: str | None = None
     workers: int = 1
+    launcher: str | None = None
     stop: bool = True
     objects: Objects = field(default_factory=Objects)
 
@@ -70,7 +72,11 @@ class Plan:
         if isinstance(over, Mapping):
             pairs = {k: v for k, v in over.items() if isinstance(v, tuple) and len(v) == 2}
             over = {**over, **{k: f"{low!r}..{high!r}" for k, (low, high) in pairs.items()}}
-        return {k: v for k, v in asdict(self).items() if k != "objects"} | {"over": over, "workers": 1}
+        return {k: v for k, v in asdict(self).items() if k != "objects"} | {
+            "over": over,
+            "workers": 1,
+            "launcher": None,
+        }
 
     @cached_property
     def _given(self) -> list[Dimension]:
@@ -137,7 +143,9 @@ class Plan:
         if self.against is not None and self.against not in COSTS:
             near = did_you_mean(self.against, COSTS)
             raise ConfigError(f"--against must be one of {', '.join(COSTS)}, got {self.against!r}.{near}")
-        if self.workers > 1 and any(o is not None for o in vars(self.objects).values()):
+        if self.launcher not in (None, "ray"):
+            raise ConfigError(f"--launcher must be ray, got {self.launcher!r}", hint="without it: --workers processes")
+        if (self.workers > 1 or self.launcher) and any(o is not None for o in vars(self.objects).values()):
             raise ConfigError(
                 "workers: other processes cannot have the objects of this one", hint="workers=1, or names"
             )
@@ -153,7 +161,9 @@ class Plan:
 
     def _single(self, config: Config) -> Config:
         seeds = config.seeds if self.base.origins.get("seeds") == COMMAND else 1
-        return config.model_copy(update={"control": False, "seeds": seeds, "track": [], "sweep": None})
+        return config.model_copy(
+            update={"control": False, "seeds": seeds, "track": [], "sweep": None, "launcher": None}
+        )
 
     @property
     def prunes(self) -> bool:
@@ -185,7 +195,7 @@ class Plan:
     def made(self) -> dict[str, Any]:
         """All that the values of the trials depend on."""
         config = self.config.model_dump(
-            mode="json", by_alias=True, exclude={"out", "name", "track", "control", "sweep"}
+            mode="json", by_alias=True, exclude={"out", "name", "track", "control", "sweep", "launcher", "ray"}
         )
         more = {"recover": self.recovery} if self.prunes else {}
         return {"config": config, "over": {d.key: d.words() for d in self.dimensions}, "against": self.second, **more}
