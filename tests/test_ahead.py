@@ -116,7 +116,7 @@ def test_one_that_is_killed_leaves_its_work_to_one_that_waits(
     def killed_the_second_time(seconds: float) -> None:
         waits.append(seconds)
         if len(waits) == 2:
-            assert "another process fills" in capsys.readouterr().err
+            assert "left, and other processes fill them: waiting" in capsys.readouterr().err
             first.send_signal(signal.SIGKILL)
             first.wait()
 

@@ -28,17 +28,22 @@ WAITS = 1.0
 """Seconds between two looks whether another process is done."""
 
 
-def build(config: Config, objects: Objects | None = None, *, console: Console | None = None) -> list[dict[str, Any]]:
+def build(
+    config: Config, objects: Objects | None = None, *, console: Console | None = None
+) -> list[dict[str, Any]] | None:
     """Ask the teacher of a run about every view of every training picture, and keep its answers: a run of the same teacher,
     data, views and losses then does not ask it. What is there is not asked again; so an interrupted call goes on.
 
-    Where another process fills the same cache, this one waits, and goes on should that one end before it is done.
+    Any number of processes may do so at the same time, also on several machines that share the folder: started by ``devices=N``,
+    by a launcher or one by one. Each takes one part of the cache after the other; who finds no free one waits, and goes on with
+    what another leaves that ends before it is done.
 
     Args:
         config: of the run. Its ``cache`` says what is kept; where it is off, its defaults do.
 
     Returns:
-        one a cache: name, folder, records, bytes, and how many records were ``asked`` for now.
+        one a cache: name, folder, records, bytes, and how many records this process ``asked`` for now. None in a process that
+        was started to help the first.
 
     Raises:
         ConfigError: it cannot be kept, or the teacher has no weights yet.
@@ -48,6 +53,7 @@ def build(config: Config, objects: Objects | None = None, *, console: Console | 
     if not config.cache.on:
         config = config.model_copy(update={"cache": CacheConfig()})
     ready = prepare(config, objects)
+    console = console if ready.fabric.is_global_zero else Console(quiet=True)
     if ready.teacher is None:
         raise ConfigError(
             "the teacher has no weights: what it says is not worth keeping",
@@ -56,7 +62,7 @@ def build(config: Config, objects: Objects | None = None, *, console: Console | 
     built = ready.build(ready.student(config.seed), losses_of(config), ready.teacher)
     schemes = [ready.placed(scheme) for scheme in [*(first.scheme for first in built.before), built.scheme]]
     lines = forecast(ready, [(scheme, config.epochs * config.seeds) for scheme in schemes])
-    left = {spots: at.left for spots, at in ready.places.items()}
+    left = ready.fabric.broadcast({spots: at.left for spots, at in ready.places.items()})
     asked = [(scheme, -(-left[spots_of(live)] // EVAL_BATCH)) for scheme, live in taught(ready, schemes)]
     if ready.fabric.device.type == "cpu" and max((work(ready, s) for s, _ in asked), default=0) < SMALL_STEP:
         torch.set_num_threads(1)
@@ -67,6 +73,8 @@ def build(config: Config, objects: Objects | None = None, *, console: Console | 
     with stop.listening(), ready.fabric.autocast():
         for scheme, live in taught(ready, schemes):
             counts[spots_of(live)] += _fill(ready, scheme, live, console, stop)
+    if not ready.fabric.is_global_zero:
+        return None
     return [
         {
             "name": at.folder.name,
@@ -80,33 +88,39 @@ def build(config: Config, objects: Objects | None = None, *, console: Console | 
 
 
 def _fill(ready: Ready, scheme: Scheme, live: Frozen, console: Console, stop: Stop) -> int:
-    """Fill the cache of one teacher, when nobody else does; how many records were asked for."""
-    at, said = ready.places[spots_of(live)], time.monotonic()
-
-    def heard(left: int | None = None) -> None:
-        nonlocal said
-        if stop():
-            raise InterruptedRun(
-                f"stopped with {at.records - at.left:,} of {at.records:,} answers kept", hint="the same command goes on"
-            )
-        if left is not None and time.monotonic() - said > OFTEN:
-            said = time.monotonic()
-            console.say(f"  {100 - 100 * left / at.records:.0f} %, {left:,} of {at.records:,} are left")
-
-    lines = put(ready, scheme, live, at, ready.teacher, write=True)
+    """Fill the cache of one teacher, beside any others who do; how many records this process asked for."""
+    at = ready.places[spots_of(live)]
+    for line in put(ready, scheme, live, at, ready.teacher, write=True, share=True):
+        console.say(f"  {line}")
     cached = scheme.nets["teacher"]
     assert isinstance(cached, Cached)
-    if not (cached.store.writing or cached.store.finished):
-        console.say(f"  another process fills {at.folder.name}: waiting for it")
-    while not (cached.store.writing or cached.store.finished):
-        time.sleep(WAITS)
-        heard()
-        lines = put(ready, scheme, live, at, ready.teacher, write=True, verify=False)
-        cached = scheme.nets["teacher"]
-        assert isinstance(cached, Cached)
-    for line in lines:
-        console.say(f"  {line}")
+    store = cached.store
+    said, before, asked, waiting = time.monotonic(), store.left, 0, False
+
+    def heard() -> None:
+        nonlocal said, before
+        if stop():
+            raise InterruptedRun(
+                f"stopped with {at.records - store.left:,} of {at.records:,} answers kept",
+                hint="the same command goes on",
+            )
+        if (past := time.monotonic() - said) > OFTEN:
+            left = store.left  # by all who fill it
+            console.say(
+                f"  {100 - 100 * left / at.records:.0f} %, {left:,} of {at.records:,} are left; "
+                f"{(before - left) / past:,.0f} a second"
+            )
+            said, before = time.monotonic(), left
+
     try:
-        return fill(cached, live, at.data, at.views, EVAL_BATCH, heard)
+        while True:
+            asked += fill(cached, live, at.data, at.views, EVAL_BATCH, heard)
+            if store.finished:
+                return asked
+            if not waiting:
+                console.say(f"  {store.left:,} are left, and other processes fill them: waiting")
+            waiting = True
+            time.sleep(WAITS)
+            heard()
     finally:
-        cached.store.close()
+        store.close()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 
+import torch
+import torch.distributed as dist
+
 from potstill.cache.net import CLOSE, REFUSALS, Cached
 from potstill.cache.place import Place, Plan, estimate, place
 from potstill.cache.shelf import Shelf, size
@@ -38,18 +41,20 @@ def forecast(ready: Ready, schemes: Iterable[tuple[Scheme | SpotAdaptive, int]])
     need = 0
     for scheme, live in taught(ready, epochs):
         at = ready.places[spots_of(live)] = _place(ready, scheme, live)
-        if at.finished:
+        if everywhere(ready, at.finished):
             lines += put(ready, scheme, live, at)
             lines.append("         the teacher does not run: all that is asked of it is kept")
             continue
-        if ready.fabric.world_size > 1:
-            raise _refused("several processes cannot fill one cache", "potstill cache build ... with one, then this")
         here, saved = at.nbytes, estimate(at.layout, at.records, at.left / len(at.data), epochs[scheme])[1]
         need += here * (at.left == at.records)
         lines.append(
             f"cache    {c.views} views of {len(at.data):,} pictures, {size(at.layout.nbytes)} each: {size(here)}, "
             f"{100 - 100 * at.left / at.records:.0f} % there; saves {100 * saved:.0f} % of the teacher's work"
         )
+        if ready.fabric.world_size > 1:
+            lines.append(
+                f"         {ready.fabric.world_size} processes fill it together; machines that share no folder, one each"
+            )
         if here > c.limit * 1e9:
             spots = ", ".join(f"{spot} {size(f.nbytes)}" for spot, f in at.layout.fields.items())
             raise _refused(
@@ -74,7 +79,14 @@ def keep(ready: Ready, schemes: Schemes, teacher: Net | None) -> tuple[list[Cach
         known = at is not None  # verified by forecast if it was finished; what came since is of this teacher
         at = at or _place(ready, scheme, live)
         lines += put(ready, scheme, live, at, teacher, write=True, verify=not (known and at.finished))
-        caches.append(scheme.nets["teacher"])  # type: ignore[arg-type]
+        cached = scheme.nets["teacher"]
+        assert isinstance(cached, Cached)
+        cached.together = not everywhere(ready, not cached.store.writing) and ready.fabric.world_size > 1
+        if not (cached.together or cached.store.writing or cached.store.finished):
+            lines.append(
+                "         another process fills it: this one reads what is there, and asks the teacher for the rest"
+            )
+        caches.append(cached)
     _free(ready, schemes)
     return caches, lines
 
@@ -95,6 +107,14 @@ def taught(ready: Ready, schemes: Schemes) -> list[tuple[Scheme, Frozen]]:
         if isinstance(live, Frozen):
             found.append((scheme, live))
     return found
+
+
+def everywhere(ready: Ready, so: bool) -> bool:
+    """Whether it is so in all processes. All of them must ask."""
+    all_so = torch.tensor(int(so), device=ready.fabric.device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(all_so, dist.ReduceOp.MIN)
+    return bool(all_so)
 
 
 def _free(ready: Ready, schemes: Schemes) -> None:
@@ -140,8 +160,9 @@ def put(
     teacher: Net | None = None,
     write: bool = False,
     verify: bool = True,
+    share: bool = False,
 ) -> list[str]:
-    """Put the cache where the teacher stood; lines that say so."""
+    """Put the cache where the teacher stood; lines that say so. Arguments as of :meth:`Place.open`."""
     exact = speed_of(ready) != "fast" and ready.fabric.strategy.precision.precision == "32-true"
     with ready.fabric.autocast():
         scheme.nets["teacher"], lines = at.open(
@@ -150,6 +171,7 @@ def put(
             verify=verify,
             write=write,
             close=CLOSE if exact else 5 * CLOSE,  # bf16: a sample may be farther off than most
+            share=share,
         )
     return lines
 

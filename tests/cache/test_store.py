@@ -58,11 +58,11 @@ def test_a_store_is_finished_by_its_last_record_and_then_needs_no_lock(tmp_path:
     assert store.finished
     assert not store.writing
     assert read_meta(tmp_path / "s")["finished"]
-    (tmp_path / "s" / ".writer.lock").unlink(missing_ok=True)
+    [lock.unlink() for lock in (tmp_path / "s").glob(".*.lock")]
     others = [make(tmp_path / "s") for _ in range(2)]
     assert not any(o.writing for o in others)
     assert all(o.read(np.arange(10))[1].all() and o.verify() == 10 for o in others)
-    assert not (tmp_path / "s" / ".writer.lock").exists()
+    assert not list((tmp_path / "s").glob(".*.lock"))
 
 
 def test_one_process_writes_and_others_read_what_is_there(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_killed_writer_leaves_what_it_wrote(tmp_path: Path) -> None:
 def test_who_meets_a_store_that_is_being_made_waits_for_it(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     folder.mkdir()
-    maker = FileLock(folder / ".writer.lock")
+    maker = FileLock(folder / ".make.lock")
     maker.acquire()
     found: list[bool] = []
     other = threading.Thread(target=lambda: found.append(make(folder).writing), daemon=True)

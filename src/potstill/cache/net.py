@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.cache.codec import Layout
+from potstill.cache.exchange import exchange
 from potstill.cache.store import Store
 from potstill.data.arrays import ArrayData, Data
 from potstill.data.views import Views, to_float
@@ -33,6 +34,10 @@ class Cached(nn.Module):
         layout: how they are packed.
         live: the teacher; may be None when the store is finished.
 
+    Attributes:
+        together: whether several processes train in step and fill their stores together: each asks about its own samples, and
+            whichever of them writes puts the answers of all to its store. It ends when nobody writes any more.
+
     Raises:
         ConfigError: the store has gaps and there is no live teacher.
     """
@@ -46,7 +51,7 @@ class Cached(nn.Module):
             raise ConfigError(f"the cache {store.folder} has gaps: it needs its teacher", hint="potstill cache build")
         self.store, self.layout = store, layout
         object.__setattr__(self, "live", live)
-        self.asked = 0
+        self.asked, self.together = 0, False
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Cached:
         if self.live is not None:
@@ -65,13 +70,17 @@ class Cached(nn.Module):
             raise ConfigError(REFUSALS["blend"], hint="cache=false")
         rows = self.store.rows(batch.ids.cpu().numpy(), batch.views.cpu().numpy())
         records, there = self.store.read(rows)
-        if not there.all():
+        gaps = np.flatnonzero(~there)
+        if len(gaps):
             if self.live is None:
                 raise DataError(f"the cache {self.store.folder} has gaps", hint="potstill cache verify")
             self.asked += len(rows)  # all of them: a part would be rounded otherwise than the whole batch
             fresh = self.layout.encode(self.live(batch.x)).cpu().numpy()
-            self.store.write(rows[~there], fresh[~there])
-            records[~there] = fresh[~there]
+            records[gaps] = fresh[gaps]
+        at, new = rows[gaps], records[gaps]
+        if self.together:
+            at, new, self.together = exchange(at, new, self.store.writing, batch.x.device)
+        self.store.write(at, new)
         return self.layout.decode(torch.from_numpy(records).to(batch.x.device))
 
     def pictures(self, rows: np.ndarray, data: Data, views: Views | None) -> Tensor:

@@ -11,10 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from potstill.cache.codec import Layout
+from potstill.cache.files import read_meta
 from potstill.cache.key import key
 from potstill.cache.net import CLOSE, Cached, check, why_not
 from potstill.cache.shelf import Shelf, size
-from potstill.cache.store import Store, read_meta
+from potstill.cache.store import Store
 from potstill.data.arrays import Data
 from potstill.data.views import Views
 from potstill.errors import ConfigError
@@ -79,7 +80,14 @@ class Place:
         return self.records if read_meta(self.folder) is None else Store.at(self.folder).left
 
     def open(
-        self, live: Frozen, *, name: str = "teacher", verify: bool = True, write: bool = True, close: float = CLOSE
+        self,
+        live: Frozen,
+        *,
+        name: str = "teacher",
+        verify: bool = True,
+        write: bool = True,
+        close: float = CLOSE,
+        share: bool = False,
     ) -> tuple[Cached, list[str]]:
         """What takes the teacher's place, and lines that say so.
 
@@ -89,23 +97,19 @@ class Place:
             verify: whether to hold 1 % of the records against what it says now.
             write: whether to fill gaps, if no other process does.
             close: how far a record may be from what is said now (relative).
+            share: whether to fill it part by part, beside other processes; see :meth:`Store.claim`.
 
         Raises:
             ConfigError, MachineError: see :class:`Store`.
             ModelError: what is kept is not what the teacher says.
         """
-        store = Store(
-            self.folder, self.data.ids, self.plan.views, self.layout.nbytes, dict(self.parts), write, {"teacher": name}
-        )
+        about, n = {"teacher": name}, self.layout.nbytes
+        store = Store(self.folder, self.data.ids, self.plan.views, n, dict(self.parts), write, about, share)
         there = 1 - store.left / max(self.records, 1)
         lines = [
             f"cache    {self.folder.name}: {self.plan.views} view(s) of {len(self.data):,} pictures, "
             f"{size(self.layout.nbytes)} each, {size(self.nbytes)}; {100 * there:.0f} % there"
         ]
-        if write and not store.writing and not store.finished:
-            lines.append(
-                "         another process fills it: this one reads what is there, and asks the teacher for the rest"
-            )
         if lost := ", ".join(f"{spot} {loss:.1e}" for spot, loss in self.lost.items() if loss):
             lines.append(f"         packing loses (logits: KL at T = 4; others: relative): {lost}")
         cached = Cached(store, self.layout, live)
@@ -165,18 +169,19 @@ def estimate(layout: Layout, samples: int, views: float, epochs: int) -> tuple[f
 
 
 def fill(
-    cached: Cached, live: Frozen, data: Data, views: Views | None, batch: int, on_batch: Callable[[int], None]
+    cached: Cached, live: Frozen, data: Data, views: Views | None, batch: int, on_batch: Callable[[], None]
 ) -> int:
-    """Ask the teacher about every record that is not there, until the store is finished; how many there were.
+    """Ask the teacher about the records that are not there, part by part, until the store is finished or other processes fill
+    all that is left; how many it was asked about.
 
     Args:
         batch: pictures at a time.
-        on_batch: told how many records are left, after each; what it raises ends the filling.
+        on_batch: called after each; what it raises ends the filling.
     """
     store, asked = cached.store, 0
-    while store.writing and store.left:
+    while store.claim():
         for rows in store.gaps(batch):
             store.write(rows, cached.layout.encode(live(cached.pictures(rows, data, views))).cpu().numpy())
             asked += len(rows)
-            on_batch(store.left)
+            on_batch()
     return asked

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from potstill.cache.store import Store, read_meta
+from potstill.cache.files import read_meta
+from potstill.cache.store import Store
 from potstill.data.store import cache_root
 from potstill.errors import ConfigError, MachineError, did_you_mean
 
@@ -82,7 +84,9 @@ class Shelf:
         """
         folder = self.find(name)
         try:
-            with FileLock(folder / ".writer.lock", timeout=0):
+            with ExitStack() as stack:
+                for lock in folder.glob(".*.lock"):
+                    stack.enter_context(FileLock(lock, timeout=0))
                 freed = sum(p.stat().st_size for p in folder.iterdir())
                 shutil.rmtree(folder)
         except Timeout:

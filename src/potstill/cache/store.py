@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
+from potstill.cache.files import allocate, checksum, read_meta, weights_of
+from potstill.cache.parts import Parts, rows_a_part
 from potstill.errors import ConfigError, DataError, MachineError
 from potstill.files import write_json
 
@@ -21,6 +20,8 @@ FORMAT = 1
 """Grows when what is written changes; it is part of the key."""
 CHUNK = 2**25
 """Bytes that are read at a time when a whole store is looked through."""
+AGAIN = 30.0
+"""Seconds after which one who only reads looks anew for what others have written, on disks that do not show it at once."""
 
 
 class Store:
@@ -29,7 +30,10 @@ class Store:
 
     A record is written before its sum, so one that a kill or a power cut left half-written is not taken for one. When the last
     one is there, the store is finished: ``meta.json`` says so, in one step, and from then on nobody writes. Readers of a
-    finished store take no lock. One process writes at a time; others meanwhile read what is there.
+    finished store take no lock.
+
+    A store is divided into parts (:mod:`potstill.cache.parts`), each with one writer at a time: a training holds all of them or
+    none, processes that fill a store together :meth:`claim` one after the other. Others meanwhile read what is there.
 
     Args:
         folder: of the store; made where it is missing.
@@ -37,8 +41,9 @@ class Store:
         views: M, the views of each sample.
         size: bytes of a record, a multiple of 8.
         meta: what the records are: kept, and held against what is kept.
-        write: whether to fill it, if nobody else does.
+        write: whether to fill it: all of it, if nobody else fills a part of it.
         about: what people should know of it, for ``potstill cache ls``; kept, and not held against anything.
+        share: fill it part by part, as :meth:`claim` gives them.
 
     Raises:
         ConfigError: what lies there is something else.
@@ -54,44 +59,32 @@ class Store:
         meta: dict[str, Any],
         write: bool = True,
         about: dict[str, Any] | None = None,
+        share: bool = False,
     ) -> None:
         self.folder, self.views, self.size = folder, views, size
         ids = np.asarray(ids, dtype=np.int64)
         self.places = np.full(int(ids.max(initial=-1)) + 1, -1)
         self.places[ids] = np.arange(len(ids))
-        self.id_at = ids
-        self.samples, self._lock = len(ids), FileLock(folder / ".writer.lock")
+        self.id_at, self.samples, self.weights = ids, len(ids), weights_of(size)
         mine = {"format": FORMAT, "samples": len(ids), "views": views, "size": size, **meta}
-        self.finished = bool((found := read_meta(folder)) and found["finished"])
-        if write and not self.finished:
-            self._take()
-            while (found := read_meta(folder)) is None and not self.writing:  # another makes the files at this moment
-                time.sleep(0.05)
-                self._take()
-            self.finished = bool(found and found["finished"])
+        found = read_meta(folder)
+        if found is None and write:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".make.lock"):  # another may make the files at this moment
+                found = read_meta(folder) or self._create(mine, about or {}, ids)
         if found is None:
-            if not self.writing:
-                raise ConfigError(f"no cache in {folder}", hint="potstill cache ls")
-            self._create({**mine, "about": about or {}}, ids)
-        elif other := [k for k in mine if found.get(k) != mine[k]]:
-            self._lock.release()
+            raise ConfigError(f"no cache in {folder}", hint="potstill cache ls")
+        if other := [k for k in mine if found.get(k) != mine[k]]:
             raise ConfigError(
                 f"the cache {folder} holds something else: its {', '.join(other)} differ", hint="potstill cache rm"
             )
-        mode: Any = "r+" if self.writing else "r"
+        self.finished = bool(found["finished"])
         rows = views * len(ids)
-        try:
-            self.records = np.asarray(np.memmap(folder / "records.bin", np.uint8, mode, shape=(rows, size)))
-            self.sums = np.asarray(np.memmap(folder / "sums.bin", np.uint64, mode, shape=(rows,)))
-        except (OSError, ValueError) as error:
-            self._lock.release()
-            raise MachineError(
-                f"the cache {folder} is damaged: {error}", hint=f"potstill cache rm {folder.name}"
-            ) from None
-        self.weights = _weights(size)
-        self.left = 0 if self.finished else rows - int(np.count_nonzero(self.sums))
-        if not self.left:
-            self._finish()  # a kill came between the last record and this
+        self.parts = Parts(folder, rows, found.get("part", rows))  # an older one has one writer at a time
+        self._missing = 0
+        self._map()
+        if write and not share and not self.finished:
+            self._take_all()
 
     @classmethod
     def at(cls, folder: Path) -> Store:
@@ -111,8 +104,13 @@ class Store:
 
     @property
     def writing(self) -> bool:
-        """Whether this process fills the store."""
-        return self._lock.is_locked
+        """Whether this process fills the store, or a part of it."""
+        return bool(self.parts.held)
+
+    @property
+    def left(self) -> int:
+        """Records that are not there yet, whoever writes them."""
+        return 0 if self.finished else len(self.sums) - int(np.count_nonzero(self.sums))
 
     def rows(self, ids: np.ndarray, views: np.ndarray) -> np.ndarray:
         """Where the records of these samples in these views lie, (B,).
@@ -142,32 +140,64 @@ class Store:
         """
         kept, records = self.sums[rows], self.records[rows]
         good = checksum(records, rows, self.weights) == kept
-        if self.finished and not good.all():
-            raise self._damaged(rows[~good])
+        if not good.all():
+            if self.finished:
+                raise self._damaged(rows[~good])
+            if not self.writing and time.monotonic() - self._mapped > AGAIN:
+                self._map()
+                return self.read(rows)
         return records, good
 
     def write(self, rows: np.ndarray, records: np.ndarray) -> None:
-        """Put records to their places; finishes the store with the last one. Does nothing where another process writes."""
-        if not self.writing or not len(rows):
+        """Put records to their places; finishes the store with the last one. Leaves out those that others write."""
+        held = self.parts.held
+        if not (mine := (rows >= held.start) & (rows < held.stop)).all():
+            rows, records = rows[mine], records[mine]
+        if not len(rows):
             return
         new = int((np.unique(rows[self.sums[rows] == 0])).size)
         self.records[rows] = records
         self.sums[rows] = checksum(records, rows, self.weights)
-        self.left -= new
-        if not self.left:
+        self._missing -= new
+        if not self._missing and self.parts.whole:
             self._finish()
 
     def gaps(self, batch: int) -> Iterator[np.ndarray]:
-        """The records that are not there, view by view, so many at a time."""
-        for at in range(0, len(self.sums), CHUNK):
-            missing = at + np.flatnonzero(self.sums[at : at + CHUNK] == 0)
+        """The records that are not there and that this process may write, view by view, so many at a time."""
+        held = self.parts.held
+        for at in range(held.start, held.stop, CHUNK):
+            missing = at + np.flatnonzero(self.sums[at : min(at + CHUNK, held.stop)] == 0)
             yield from (missing[i : i + batch] for i in range(0, len(missing), batch))
+
+    def claim(self) -> bool:
+        """Give back the part that is held, and hold another that has gaps and that nobody else fills; whether there is one.
+
+        Where no part has gaps any more, the store is finished. So this is to be called until ``finished``: others may die and
+        leave their parts as they are.
+        """
+        self.close()
+        self.finished = self.finished or bool((read_meta(self.folder) or {}).get("finished"))
+        self._map()  # what others wrote, also from other machines
+        if self.finished:
+            return False
+        gaps = [part for part in range(len(self.parts)) if self._gaps_in(self.parts.rows_of(part))]
+        for part in gaps:
+            if self.parts.take(part):
+                self._map()
+                self._missing = self._gaps_in(self.parts.held)
+                if self._missing:
+                    return True
+        self.parts.release()
+        if gaps:
+            return False
+        self._take_all()
+        return self.writing and self.claim()  # what was damaged is a gap now
 
     def close(self) -> None:
         """Write to the disk what is in memory, and let others write."""
         if self.writing:
             self._flush()
-            self._lock.release()
+            self.parts.release()
 
     def verify(self) -> int:
         """Read all; how many records are there and whole.
@@ -193,35 +223,42 @@ class Store:
             bad.append(rows[checksum(self.records[rows], rows, self.weights) != self.sums[rows]])
         return np.concatenate(bad)
 
-    def _take(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout:
-            return
+    def _gaps_in(self, rows: range) -> int:
+        return len(rows) - int(np.count_nonzero(self.sums[rows.start : rows.stop]))
 
-    def _create(self, meta: dict[str, Any], ids: np.ndarray) -> None:
-        rows = self.views * self.samples
-        need, free = rows * (self.size + 8), shutil.disk_usage(self.folder).free
+    def _map(self) -> None:
+        """Map the files into memory. On a network disk that is also how one learns what others have written."""
+        mode: Any = "r+" if self.writing else "r"
+        rows, self._mapped = self.parts.rows, time.monotonic()
         try:
-            if need > free:
-                raise OSError(f"it needs {need:,} bytes, {free:,} are free")
-            for name, n in (("records.bin", rows * self.size), ("sums.bin", rows * 8)):
-                with open(self.folder / name, "w+b") as file:
-                    # all of it now: a full disk in the middle would end a process that writes to memory, without a word
-                    if hasattr(os, "posix_fallocate"):
-                        os.posix_fallocate(file.fileno(), 0, n)
-                    else:
-                        file.truncate(n)
-        except OSError as error:
-            self._lock.release()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.records = np.asarray(np.memmap(self.folder / "records.bin", np.uint8, mode, shape=(rows, self.size)))
+            self.sums = np.asarray(np.memmap(self.folder / "sums.bin", np.uint64, mode, shape=(rows,)))
+        except (OSError, ValueError) as error:
+            self.parts.release()
             raise MachineError(
-                f"the cache does not fit the disk of {self.folder.parent}: {error}",
-                hint="fewer views, cache.dtype=int8 or topk, another cache.dir, or cache=false",
+                f"the cache {self.folder} is damaged: {error}", hint=f"potstill cache rm {self.folder.name}"
             ) from None
+
+    def _take_all(self) -> None:
+        """Hold all of it, if nobody else holds a part; finishes it where nothing is missing."""
+        if not self.parts.take_all():
+            return
+        if (read_meta(self.folder) or {}).get("finished"):  # meanwhile, by another process
+            self.parts.release()
+            self.finished = True
+            return
+        self._map()
+        self._missing = self._gaps_in(self.parts.held)
+        if not self._missing:
+            self._finish()
+
+    def _create(self, meta: dict[str, Any], about: dict[str, Any], ids: np.ndarray) -> dict[str, Any]:
+        rows = self.views * self.samples
+        allocate(self.folder, {"records.bin": rows * self.size, "sums.bin": rows * 8})
         np.save(self.folder / "ids.npy", ids)
-        write_json(self.folder / "meta.json", {**meta, "finished": False, "made": int(time.time())})
+        more = {"part": rows_a_part(rows), "about": about, "finished": False, "made": int(time.time())}
+        write_json(self.folder / "meta.json", {**meta, **more})
+        return {**meta, **more}
 
     def _flush(self) -> None:
         for array in (self.records, self.sums):
@@ -229,17 +266,17 @@ class Store:
                 array.base.flush()
 
     def _finish(self) -> None:
-        if self.writing:
-            wrong = self._wrong()  # a power cut may have kept the sum of a record and not the record
-            self.sums[wrong], self.left = 0, len(wrong)
-            if self.left:
-                return
-            self._flush()
-            meta = read_meta(self.folder) or {}
-            digest = hashlib.sha256(self.sums.data).hexdigest()
-            write_json(self.folder / "meta.json", {**meta, "finished": True, "sha256": digest})
-            self.finished = True
-            self._lock.release()
+        """Of a store that is held as a whole, and has no gaps: look through it, and say that it is done."""
+        wrong = self._wrong()  # a power cut may have kept the sum of a record and not the record
+        self.sums[wrong], self._missing = 0, len(wrong)
+        if len(wrong):
+            return
+        self._flush()
+        meta = read_meta(self.folder) or {}
+        digest = hashlib.sha256(self.sums.data).hexdigest()
+        write_json(self.folder / "meta.json", {**meta, "finished": True, "sha256": digest})
+        self.finished = True
+        self.parts.release()
 
     def _damaged(self, rows: np.ndarray) -> DataError:
         view, place = divmod(int(rows[0]), self.samples)
@@ -249,38 +286,3 @@ class Store:
             + (f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""),
             hint=f"potstill cache rm {self.folder.name}: it is made anew",
         )
-
-
-def _weights(size: int) -> np.ndarray:
-    """An odd multiplier for each word of a record."""
-    i = np.arange(1, size // 8 + 1, dtype=np.uint64)
-    return (i * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)
-
-
-def checksum(records: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """A sum of each record, (B,), uint64, never 0: its words times odd numbers, so that no change of one word is missed, and
-    its place, so that a record in the wrong place is noticed."""
-    words = np.ascontiguousarray(records).view("<u8")
-    h = (words * weights).sum(1, dtype=np.uint64) + (rows.astype(np.uint64) + np.uint64(1)) * weights[0]
-    h ^= h >> np.uint64(29)
-    h *= np.uint64(0xBF58476D1CE4E5B9)
-    h ^= h >> np.uint64(32)
-    h[h == 0] = 1
-    return np.asarray(h)
-
-
-def read_meta(folder: Path) -> dict[str, Any] | None:
-    """What a store's ``meta.json`` says; None where there is none.
-
-    Raises:
-        MachineError: it cannot be understood.
-    """
-    try:
-        meta = json.loads((folder / "meta.json").read_text("utf-8"))
-        return {**meta, "finished": bool(meta["finished"])}
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise MachineError(
-            f"{folder / 'meta.json'} is damaged: {error}", hint=f"potstill cache rm {folder.name}"
-        ) from None

@@ -37,7 +37,8 @@ def build(
 ) -> None:
     """Ask a teacher ahead: runs with the same files, flags and cache settings then do not ask it.
 
-    The same command goes on where it was interrupted; where another process fills the same cache, it waits.
+    The same command goes on where it was interrupted. Started several times (also on machines that share the folder), or with
+    devices=N, it divides the work.
 
     \b
       potstill cache build my.yaml --views 8
@@ -66,6 +67,8 @@ def build(
     from potstill.console import Console
 
     rows = build(resolved.config, console=Console(SCREEN.quiet, SCREEN.verbose))
+    if rows is None:
+        return  # the first of several processes tells
     lines = [f"{r['name']}: {r['records']:,} answers, {size(r['bytes'])}; asked for {r['asked']:,} now" for r in rows]
     SCREEN.result("\n".join(lines) or "no loss asks the teacher: nothing to keep", rows)
 
