@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from potstill.checkpoint import load_state, rng_state, save_state, set_rng_state
 from potstill.errors import InterruptedRun
+from potstill.sharded import gather, load_optimizer, settle, shard
 from potstill.types import Batch
 from potstill.watch import Watch
 
@@ -169,14 +170,15 @@ def fit_by_step(
 
     while at.stage < len(stages):
         stage, steps = stages[at.stage], len(stages[at.stage].stream)
-        raw = stage.optimizer(stage.scheme)
-        net, optimizer = fabric.setup(stage.scheme, raw)
+        scheme = shard(stage.scheme, fabric)  # itself; with FSDP a copy, of which each process has a part
+        raw = stage.optimizer(scheme)
+        net, optimizer = fabric.setup(scheme, raw)
         rescale(fabric)
         lean = alone(fabric)
         scheduler, per = stage.scheduler(raw, steps) or (None, "")
         watch = Watch(fabric, check_every, folder)
         if state and state["optimizer"]:  # after the set-up: an optimizer's state follows its parameters to the device
-            raw.load_state_dict(state["optimizer"])
+            load_optimizer(raw, state["optimizer"])
             if scheduler:
                 scheduler.load_state_dict(state["scheduler"])
             fabric.strategy.precision.load_state_dict(state["precision"])
@@ -189,6 +191,8 @@ def fit_by_step(
             watch.look(net)  # noqa: B023
             at.seconds = clock.seconds()
             each = gathered({"rng": rng_state(), "sums": watch.so_far(), "seen": watch.seen}, fabric)  # noqa: B023
+            settle(scheme, stage.scheme)  # noqa: B023
+            optim = None if between_stages else gather(raw.state_dict(), fabric.is_global_zero)  # noqa: B023
             at.journal = journal.offset() if journal else 0
             clock.saved()
             if last and fabric.is_global_zero:
@@ -197,7 +201,7 @@ def fit_by_step(
                     "schemes": [s.scheme.state_dict() for s in stages],
                     "processes": each,
                 }
-                content["optimizer"] = None if between_stages else raw.state_dict()  # noqa: B023
+                content["optimizer"] = optim
                 content["scheduler"] = scheduler.state_dict() if scheduler else {}  # noqa: B023
                 content["precision"] = fabric.strategy.precision.state_dict()
                 save_state(last, content)
@@ -208,8 +212,8 @@ def fit_by_step(
                 at.lr = raw.param_groups[0]["lr"]
             for batch in stage.stream.epoch(at.epoch, start=at.step):
                 batch = batch._replace(progress=(at.epoch * steps + at.step) / (stage.epochs * steps))
-                names, means = backward(fabric, stage.scheme if lean else net, batch, stage.accumulate)
-                watch.add(names, means, batch, stage.scheme)
+                names, means = backward(fabric, scheme if lean else net, batch, stage.accumulate)
+                watch.add(names, means, batch, scheme)
                 if stage.clip:
                     fabric.clip_gradients(net, optimizer, max_norm=stage.clip)
                 (raw if lean else optimizer).step()
@@ -226,9 +230,10 @@ def fit_by_step(
                     raise InterruptedRun(f"stopped at step {at.total_steps} (epoch {at.epoch + 1}); the state is saved")
                 yield from clock.away(at)
 
-            links = watch.close_epoch(stage.scheme)
+            links = watch.close_epoch(scheme)
             if scheduler and per == "epoch":
                 scheduler.step()
+            settle(scheme, stage.scheme)
             measures = fabric.broadcast(stage.validate()) if stage.validate else {}
             at.epoch, at.step = at.epoch + 1, 0
             row = {

@@ -12,6 +12,7 @@ from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from potstill.allocator import give_back, keep_freed
 from potstill.config.schema import Config
 from potstill.errors import MachineError
+from potstill.sharded import strategy
 
 
 def met() -> tuple[int, int] | None:
@@ -50,7 +51,7 @@ def first() -> bool:
 def make_fabric(config: Config) -> Fabric:
     """Devices and precision as configured; processes as their launcher counts them.
 
-    Several processes train by DDP: every one holds the whole net.
+    Several processes train by DDP: every one holds the whole net; with ``strategy=fsdp`` each holds a part of it.
 
     Raises:
         MachineError: the device is not there, or the launcher started another number of processes than configured.
@@ -95,14 +96,20 @@ def make_fabric(config: Config) -> Fabric:
             raise MachineError(
                 f"{what}={asked}, but the launcher started {got}", hint=f"leave {what} out: the launcher says it"
             )
-    many = group[1] > 1 if group else devices * nodes > 1
+    processes = group[1] if group else devices * nodes
+    many = processes > 1
+    if config.strategy == "fsdp" and not many:
+        raise MachineError(
+            "strategy=fsdp shares a net out among several processes; here is one",
+            hint="devices=N, torchrun --nproc-per-node N ..., or strategy=auto",
+        )
     fabric = Fabric(
         accelerator=device,
         devices=devices,
         num_nodes=1 if group else nodes,
         plugins=[_Met()] if group and many else None,
         precision=name,  # type: ignore[arg-type]
-        strategy="ddp" if many else "auto",
+        strategy="auto" if not many else strategy(processes) if config.strategy == "fsdp" else "ddp",
     )
     if many:
         fabric.launch()

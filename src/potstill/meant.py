@@ -68,9 +68,10 @@ def check_names(config: Config) -> None:
 
 def optimizer_of(config: Config, rate: float = 1.0) -> Callable[[nn.Module], torch.optim.Optimizer]:
     """What makes the optimizer as configured, at ``rate`` times its learning rate, when a stage begins: what that stage's scheme
-    trains has gradients then. Fused where torch can, except for float16, whose gradients are unscaled before clipping."""
+    trains has gradients then. Fused where torch can, except for float16, whose gradients are unscaled before clipping,
+    and nets in parts, for which not all kernels are there."""
     o = config.optim
-    fused = config.precision != "16" and "fused" not in o.args and takes(o.name, "fused")
+    fused = config.precision != "16" and config.strategy != "fsdp" and "fused" not in o.args and takes(o.name, "fused")
     more = {"fused": True, **o.args} if fused else o.args
     make = make_optimizer(o.name, lr=o.lr * rate, weight_decay=o.weight_decay, momentum=o.momentum, **more)
     return lambda scheme: make(scheme.begin() if isinstance(scheme, Scheme | SpotAdaptive) else scheme)

@@ -16,6 +16,7 @@ from potstill.ready import Ready
 from potstill.recompute import spare
 from potstill.schemes.scheme import Scheme
 from potstill.schemes.spot_adaptive import SpotAdaptive
+from potstill.sharded import seat, sharding
 from potstill.taps import Frozen, Tapped
 from potstill.teacher import Sped, replay, speed_up
 
@@ -74,9 +75,10 @@ def prove(ready: Ready, schemes: Iterable[Scheme | SpotAdaptive], x: torch.Tenso
     Raises:
         ModelError: they differ.
     """
+    home = seat(ready.fabric) if sharding(ready.fabric) else None  # where the whole student is
     for scheme in schemes if ready.config.checkpoint_activations else ():
         with ready.fabric.autocast():
-            spare(scheme.begin().train(), x)
+            spare(scheme.begin().train(), x[:2].to(home) if home else x)
 
 
 def compile_for(

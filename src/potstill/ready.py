@@ -26,6 +26,7 @@ from potstill.models.resolve import resolve
 from potstill.recompute import spare
 from potstill.schemes.scheme import Scheme
 from potstill.schemes.spot_adaptive import SpotAdaptive
+from potstill.sharded import seat, sharding
 from potstill.taps import Frozen, Tapped
 from potstill.teacher import Sped, Swift
 
@@ -156,7 +157,10 @@ class Ready:
             return tapped(x.to(home))["logits"].to(x.device)
 
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # other batch sizes: not worth compiling
-            return evaluate(logits, self.eval_stream(split), self.teacher_logits.get(split))
+            measured = evaluate(logits, self.eval_stream(split), self.teacher_logits.get(split))
+        if sharding(self.fabric):
+            tapped.to(seat(self.fabric))
+        return measured
 
     def placed(self, scheme: Scheme | SpotAdaptive) -> Scheme | SpotAdaptive:
         """The scheme on the device, its convolutions channels-last where all layers can do with that (1.3 to 1.6 times as fast
@@ -165,9 +169,9 @@ class Ready:
         if self.config.checkpoint_activations:
             spare(scheme)
         if isinstance(live := dict(scheme.nets).get("teacher"), Frozen):
-            live.home = self.home
-        self.swift(scheme).to(self.fabric.device)
-        if self.channels_last:
+            live.home = seat(self.fabric) if sharding(self.fabric) else self.home
+        self.swift(scheme).to(seat(self.fabric))
+        if self.channels_last and not sharding(self.fabric):  # FSDP wants weights in their plain order
             exact = self.config.teacher is not None and self.config.teacher.speed == "exact"
             nets = [
                 n for n in scheme.nets.values() if not isinstance(n, Frozen) or not (exact or isinstance(n.net, Swift))

@@ -7,6 +7,7 @@ import time
 from typing import cast
 
 import torch
+from lightning_fabric.utilities import move_data_to_device
 
 from potstill.card import count
 from potstill.chain import epochs_of
@@ -22,6 +23,7 @@ from potstill.parted import parted, words
 from potstill.ready import Ready
 from potstill.schemes.scheme import Scheme, total
 from potstill.schemes.spot_adaptive import SpotAdaptive
+from potstill.sharded import seat, shard, sharding
 from potstill.taps import Frozen, Tapped
 from potstill.together import at_once
 from potstill.types import Batch
@@ -61,13 +63,13 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
         said = forecast(ready, zip(placed, stays, strict=True))
         said += hasten(ready, zip(placed, asked, strict=True), batches[0].x)
         prove(ready, placed, batches[0].x)
-        timed = [_timed(ready, scheme, batches) for scheme in placed]
+        timed = [_timed(ready, shard(scheme, ready.fabric), batches) for scheme in placed]
     except RuntimeError:  # `view` on a channels-last map, say; what is wrong in earnest is raised again
         ready.channels_last = False
         for scheme in schemes:
             scheme.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         try:
-            timed = [_timed(ready, ready.placed(scheme), batches) for scheme in schemes]
+            timed = [_timed(ready, shard(ready.placed(scheme), ready.fabric), batches) for scheme in schemes]
         except RuntimeError as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             names = ", ".join(config.losses) or "ce"
@@ -117,6 +119,8 @@ def _parts(ready: Ready, scheme: Scheme | SpotAdaptive, batch: Batch) -> list[st
     cut.append((processes, f"devices  {processes} processes with {len(batch.ids)} pictures each"))
     if max(parts, processes) == 1:
         return []
+    if sharding(ready.fabric):  # the whole nets are not on the device
+        batch = move_data_to_device(batch, seat(ready.fabric))
     with ready.fabric.autocast():
         said = words(parted(scheme, batch))
     return [f"{what}: {said}" for n, what in cut if n > 1]

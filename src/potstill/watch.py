@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from potstill.checkpoint import rng_state
 from potstill.errors import DivergedError
 from potstill.files import write_atomically
+from potstill.sharded import local
 from potstill.types import Batch
 
 HUGE = 1e4  # no weight of a net that learns is as large; not finite is not smaller
@@ -78,7 +79,7 @@ class Watch:
         links = [name for name, s in zip(self.names, steps, strict=True) if s == first]
         if batch is not None and not bool(torch.isfinite(batch.x).all()):
             why, hint = "the pictures of the batch are not finite", "look at the data: potstill check"
-        elif any(not bool((p.abs() < HUGE).all()) for p in net.parameters()):
+        elif any(not bool((local(p).abs() < HUGE).all()) for p in net.parameters()):
             why, hint = (
                 "the weights have exploded: the steps were too large",
                 "optim.lr=... ten times smaller, or clip=5",
@@ -89,8 +90,8 @@ class Watch:
                 f"a smaller losses.{links[0]}.weight, precision=32, or clip=5",
             )
         if self.folder is not None and batch is not None and self.fabric.is_global_zero:
-            buffer = io.BytesIO()
-            torch.save({"batch": list(batch), "weights": net.state_dict(), "rng": rng_state(), "step": first}, buffer)
+            buffer, weights = io.BytesIO(), {name: local(value) for name, value in net.state_dict().items()}
+            torch.save({"batch": list(batch), "weights": weights, "rng": rng_state(), "step": first}, buffer)
             write_atomically(self.folder / "nan.pt", buffer.getvalue())
         raise DivergedError(
             f"loss {' and '.join(map(repr, links))} was not finite at step {first}",

@@ -22,6 +22,8 @@ from potstill.methods.facts import is_fact
 CE = "potstill.losses.ce:CE"
 OURS = {"params", "optimizer", "last_epoch"}
 """Arguments of torch's classes that the engine gives."""
+WHOLE = {"adafactor", "lbfgs", "muon", "sparseadam"}
+"""Optimizers that do not go number by number."""
 
 
 def loss_class(use: str) -> str:
@@ -223,6 +225,8 @@ def _contradictions(config: Config) -> list[Problem]:
     if config.compile and config.checkpoint_activations:
         what = "does not go with compile: a compiled net decides itself what it computes again."
         problems.append(Problem(("checkpoint_activations",), what, "one of the two"))
+    if config.strategy == "fsdp":
+        problems += _not_in_parts(config)
     if config.main_epochs < 1:
         taken = ", ".join(f"{name} {stage.epochs(config.epochs)}" for name, stage in config.before.items())
         what = f"leaves none for the main stage: {config.epochs}, of which the stages before it take {taken}."
@@ -242,3 +246,21 @@ def _contradictions(config: Config) -> list[Problem]:
         if net and net.std and min(net.std) <= 0:
             problems.append(Problem((key, "std"), f"must be greater than 0, got {list(net.std)}."))
     return problems
+
+
+def _not_in_parts(config: Config) -> list[Problem]:
+    """Settings that cannot be where each process holds a part of the nets."""
+    optimizer, speed = config.optim.name.lower(), config.teacher.speed if config.teacher else "auto"
+    whole = {
+        ("spots",): (config.spots, "their layers run one by one, outside the nets.", "spots=null"),
+        ("compile",): (config.compile, "nets are gathered while they run.", "compile=false"),
+        ("precision",): (config.precision == "16", "its gradients are scaled in one process.", "precision=bf16"),
+        ("teacher", "speed"): (speed in ("equal", "fast"), "it would be whole on each device.", "teacher.speed=auto"),
+        ("optim", "fused"): (config.optim.args.get("fused"), "not all have a kernel for parts.", "optim.fused=false"),
+        ("optim", "name"): (optimizer in WHOLE, f"{config.optim.name} looks at whole weights.", "optim=adamw"),
+    }
+    return [
+        Problem(at, f"does not go with strategy=fsdp: {why}", f"{hint}, or strategy=ddp")
+        for at, (there, why, hint) in whole.items()
+        if there
+    ]

@@ -373,6 +373,8 @@ class Config(Section):
     """How many devices of this machine; torchrun and Slurm say it themselves."""
     nodes: Count = 1
     """How many machines; their processes are started by torchrun or Slurm, which say it themselves, or by Ray."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """Of several processes; `ddp`, which `auto` is: each holds whole nets; `fsdp`: each holds a part of them, for larger ones."""
     launcher: Literal["ray"] | None = None
     """`ray`: a Ray cluster starts devices * nodes processes; null: this command, torchrun or Slurm."""
     ray: RayConfig = RayConfig()
