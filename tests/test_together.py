@@ -26,7 +26,7 @@ from potstill.meant import losses_of
 from potstill.prepare import prepare
 from potstill.runs import Journal
 from potstill.taps import Frozen
-from potstill.together import Group, Once, at_once, side_by_side
+from potstill.together import Group, Once, Turns, at_once, counted, side_by_side
 from potstill.types import Batch
 from tests.engine_case import Digits, net, stage
 
@@ -90,7 +90,8 @@ def together(
     folder: Path, stop: Callable[[], bool] = lambda: False, every: float = 60.0, **options: Any
 ) -> tuple[list[Any], int]:
     """All at once; goes on where ``folder`` has a state."""
-    teacher, group = Counted(), Group(Digits(), stop, every)
+    teacher, turns = Counted(), Turns(stop, every)
+    group = Group(Digits(), turns)
     save_steps = options.pop("save_steps", None)
     made: dict[int, Any] = {}
 
@@ -99,10 +100,10 @@ def together(
         home.mkdir(parents=True, exist_ok=True)
         stages, journal = chain(seed, teacher, group, **options), Journal(home / "m.jsonl")
         made[seed] = stages, journal
-        common = {"should_stop": group.stop, "save_every": group.due, "save_steps": save_steps}
+        common = {"should_stop": turns.stop, "save_every": turns.due, "save_steps": save_steps}
         return (yield from fit_by_step(stages, cpu(), folder=home, journal=journal, **common))
 
-    side_by_side({f"s{seed}": one(seed) for seed in SEEDS}, group)
+    side_by_side({f"s{seed}": counted(one(seed)) for seed in SEEDS}, turns)
     return [bits(*made[seed]) for seed in SEEDS], teacher.asked
 
 
@@ -192,7 +193,7 @@ def test_whose_loss_was_not_finite(tmp_path: Path) -> None:
 
 def test_what_is_changed_in_place_is_made_anew() -> None:
     teacher, group = Counted(), Group(Digits())
-    group.teachers[()] = once = Once(Frozen(potstill.Tapped(teacher)))
+    group.teachers[teacher] = once = Once(Frozen(potstill.Tapped(teacher)))
     one, two = group.epoch(1), group.epoch(1)
     first = next(one)
     truth = first.x.clone()

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from potstill.console import Console
 from potstill.meant import ALONE
 from potstill.ready import Ready
 from potstill.runs import RunFolder
-from potstill.trial import Stop, run_trial
+from potstill.trial import run_trial
 
 
-def control(folder: RunFolder, ready: Ready, seed: int, epochs: int, console: Console, stop: Stop) -> dict[str, Any]:
+def control(
+    folder: RunFolder, ready: Ready, seed: int, epochs: int, console: Console, stop: Callable[[], bool]
+) -> dict[str, Any]:
     """The student alone: the same seed, weights, views and number of steps; learns from the labels only.
 
     It is kept by the hash of all that it depends on, so that another method at the same budget finds it.

@@ -6,8 +6,8 @@ import functools
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from potstill.config.load import dump
 from potstill.config.schema import Config
 from potstill.console import Console
 from potstill.control import control
+from potstill.convoy import Convoy, Part
 from potstill.deliver import Delivery
-from potstill.engine import finished
+from potstill.engine import whole
 from potstill.errors import ConfigError, InterruptedRun, PotstillError
 from potstill.files import write_atomically
 from potstill.machines import first
@@ -39,7 +40,7 @@ from potstill.ready import Objects, Ready
 from potstill.rehearse import rehearse
 from potstill.report import report
 from potstill.runs import Follower, RunFolder, auto_name, command_line, environment, git_state, now
-from potstill.together import Chorus, Group, side_by_side
+from potstill.together import Chorus, Group, Place, Turns, counted, side_by_side
 from potstill.trial import Stop, run_trial, save_logits, trial_by_step
 
 OnEpoch = Callable[[int, dict[str, Any]], None]
@@ -86,7 +87,7 @@ def distill(
     Args:
         on_epoch: told the seed and the line of the journal after each epoch of a student; what it raises ends the run.
     """
-    return _start(config, objects, command, user, console or Console(), on_epoch)
+    return begin(config, objects, command=command, user=user, console=console, on_epoch=on_epoch)
 
 
 def train(
@@ -99,7 +100,7 @@ def train(
     on_epoch: OnEpoch | None = None,
 ) -> RunResult:
     """Train a net on the labels: a teacher, or any. ``on_epoch`` as in :func:`distill`."""
-    return _start(config, objects, command, user, console or Console(), on_epoch)
+    return begin(config, objects, command=command, user=user, console=console, on_epoch=on_epoch)
 
 
 def check(config: Config, objects: Objects | None = None, console: Console | None = None) -> list[str]:
@@ -108,25 +109,32 @@ def check(config: Config, objects: Objects | None = None, console: Console | Non
     Returns:
         the lines of the preflight.
     """
-    console = console or Console()
+    return look(config, objects).lines
+
+
+def look(config: Config, objects: Objects | None = None) -> Ready:
+    """What :func:`check` looks at."""
     ready = prepare(config, objects)
     rehearse(ready)
-    return ready.lines
+    return ready
 
 
-def _start(
+def begin_by_step(
     config: Config,
-    objects: Objects | None,
-    command: list[str] | None,
-    user: str,
-    console: Console,
-    on_epoch: OnEpoch | None,
-) -> RunResult:
-    ready = prepare(config, objects)
-    console = console if ready.fabric.is_global_zero else Console(quiet=True)
-    built = rehearse(ready)
-    for line in ready.lines:
-        console.say(f" {line}")
+    objects: Objects | None = None,
+    *,
+    command: list[str] | None = None,
+    user: str = "",
+    console: Console | None = None,
+    on_epoch: OnEpoch | None = None,
+    convoy: Convoy | None = None,
+) -> Generator[Place, None, RunResult]:
+    """Start a run; ``begin_by_step`` yields after each step of a student in a convoy, ``begin`` does not.
+
+    Args:
+        convoy: the runs that are trained side by side with this one.
+    """
+    console = console or Console()
     path = Path(config.out) / (
         config.name
         or auto_name(
@@ -137,6 +145,9 @@ def _start(
     )
     if config.name == "":
         path = Path(config.out)
+    ready = prepare(config, objects)
+    console = console if ready.fabric.is_global_zero else Console(quiet=True)
+    built, part = yield from _rehearsed(ready, console, convoy)
     facts = {
         "kind": config.kind,
         "command": command or command_line(),
@@ -153,10 +164,10 @@ def _start(
             console.say(f" note     {path} is there already and is left as it is: this run is {folder.path}")
     else:
         folder = Follower(Path(ready.fabric.broadcast("")), dict(facts))
-    return _go(folder, ready, built, console, on_epoch)
+    return (yield from _go(folder, ready, built, console, on_epoch, part))
 
 
-def resume(
+def resume_by_step(
     path: str | Path,
     *,
     epochs: int | None = None,
@@ -164,13 +175,15 @@ def resume(
     objects: Objects | None = None,
     console: Console | None = None,
     on_epoch: OnEpoch | None = None,
-) -> RunResult:
+    convoy: Convoy | None = None,
+) -> Generator[Place, None, RunResult]:
     """Go on with an interrupted run, exactly as if it had never stopped.
 
     Args:
         epochs: ignored unless it is what the run was started with: the schedule of the learning rate depends on it.
         allow_change: go on although the data or the teacher changed.
         on_epoch: as in :func:`distill`; not told of the epochs that were done before.
+        convoy: as in :func:`begin_by_step`.
 
     Raises:
         ConfigError: the run is done, is being written, or something changed since.
@@ -216,14 +229,31 @@ def resume(
         raise ConfigError(f"changed since the run was started: {table}", hint="--allow-change, or start a new run")
     console = console if ready.fabric.is_global_zero else Console(quiet=True)
     ready.paced = read(folder.facts.get("speed", []))
-    built = rehearse(ready, threads=folder.facts.get("threads"))
-    for line in ready.lines:
-        console.say(f" {line}")
+    built, part = yield from _rehearsed(ready, console, convoy, folder.facts.get("threads"))
     console.say(f" resuming {folder.path}")
     if not ready.fabric.is_global_zero:
         folder = Follower(folder.path, folder.facts)
     folder.update(status="running", pid=os.getpid())
-    return _go(folder, ready, built, console, on_epoch)
+    return (yield from _go(folder, ready, built, console, on_epoch, part))
+
+
+begin, resume = whole(begin_by_step), whole(resume_by_step)
+
+
+def _rehearsed(
+    ready: Ready, console: Console, convoy: Convoy | None, threads: int | None = None
+) -> Generator[Place, None, tuple[Built, Part | None]]:
+    """The rehearsal of a run, and its part in a convoy once that has its turn."""
+    if convoy is not None:
+        convoy.meet(ready)
+    built, part = rehearse(ready, threads=threads), None
+    for line in ready.lines:
+        console.say(f" {line}")
+    if convoy is not None:
+        part = convoy.enter(ready, built)
+        yield (part.number,)
+        convoy.begin()
+    return built, part
 
 
 @contextmanager
@@ -237,8 +267,8 @@ def _recorded(folder: RunFolder, console: Console) -> Iterator[None]:
 
     try:
         yield
-    except (InterruptedRun, KeyboardInterrupt) as error:
-        folder.log(f"{now()} {error or 'interrupted'}")
+    except (InterruptedRun, KeyboardInterrupt, GeneratorExit) as error:
+        folder.log(f"{now()} {str(error) or 'interrupted'}")
         close("interrupted", 130)
         if isinstance(error, InterruptedRun):
             error.hint = f"potstill resume {folder.path}"
@@ -250,11 +280,14 @@ def _recorded(folder: RunFolder, console: Console) -> Iterator[None]:
     close("done", 0)
 
 
-def _go(folder: RunFolder, ready: Ready, built: Built, console: Console, on_epoch: OnEpoch | None) -> RunResult:
+def _go(
+    folder: RunFolder, ready: Ready, built: Built, console: Console, on_epoch: OnEpoch | None, part: Part | None
+) -> Generator[Place, None, RunResult]:
     config = ready.config
     console.say(f" run      {folder.path}")
-    stop = Stop()
-    with folder.lock(), _recorded(folder, console), stop.listening():
+    own = Stop()
+    stop = part.turns.asked if part else own
+    with folder.lock(), _recorded(folder, console), nullcontext() if part else own.listening():
         folder.update(environment=environment(str(ready.fabric.device)), git=git_state(), data=data_facts(ready))
         folder.update(threads=torch.get_num_threads())
         if config.kind == "distill" and ready.teacher is None:
@@ -282,8 +315,9 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console, on_epoc
             )
         trials: dict[str, list[dict[str, Any]]] = {"student": [], "control": []}
         seeds, n = folder.facts["seeds"], ready.at_once
-        for some in (seeds[i : i + n] for i in range(0, len(seeds), n)):
-            students = _students(folder, ready, some, console, stop, on_epoch)
+        for i in range(0, len(seeds), n):
+            some = seeds[i : i + n]
+            students = yield from _students(folder, ready, some, console, stop, on_epoch, part)
             for seed, student in zip(some, students, strict=True):
                 trials["student"].append(student)
                 if config.control and config.kind == "distill":
@@ -302,32 +336,43 @@ def _go(folder: RunFolder, ready: Ready, built: Built, console: Console, on_epoc
 
 
 def _students(
-    folder: RunFolder, ready: Ready, seeds: list[int], console: Console, stop: Stop, on_epoch: OnEpoch | None
-) -> list[dict[str, Any]]:
-    """Train the students of some seeds; several side by side."""
-    config = ready.config
-    group = Group(ready.stream(seeds[0]), stop, config.save_every) if len(seeds) > 1 else None
-    told = Chorus(console, seeds)
+    folder: RunFolder,
+    ready: Ready,
+    seeds: list[int],
+    console: Console,
+    stop: Callable[[], bool],
+    on_epoch: OnEpoch | None,
+    part: Part | None,
+) -> Generator[Place, None, list[dict[str, Any]]]:
+    """Train the students of some seeds; several side by side, or one beside those of other runs."""
+    config, first = ready.config, seeds[0]
+    turns = part.turns if part else Turns(stop, config.save_every)
+    group = part.group(ready, first) if part else Group(ready.stream(first), turns) if len(seeds) > 1 else None
+    told = Chorus(console, f"students side by side, seeds {', '.join(map(str, seeds))}")
+    place = (part.number, first) if part else ()
     trials = {
-        f"student-s{seed}": trial_by_step(
-            ready,
-            "student",
-            seed,
-            folder.path / f"student-s{seed}",
-            net=ready.student,
-            losses=losses_of(config) if config.kind == "distill" else _labels_only(config),
-            teacher=ready.teacher,
-            console=told.voice(seed) if group else console,
-            stop=group.stop if group else stop,
-            on_epoch=functools.partial(on_epoch, seed) if on_epoch else None,
-            group=group,
+        f"student-s{seed}": counted(
+            trial_by_step(
+                ready,
+                "student",
+                seed,
+                folder.path / f"student-s{seed}",
+                net=ready.student,
+                losses=losses_of(config) if config.kind == "distill" else _labels_only(config),
+                teacher=ready.teacher,
+                console=told.voice(f"s{seed}") if len(seeds) > 1 else console,
+                stop=turns.stop if group or part else stop,
+                on_epoch=functools.partial(on_epoch, seed) if on_epoch else None,
+                group=group,
+            ),
+            *place,
         )
         for seed in seeds
     }
-    if group is None:
-        return [*map(finished, trials.values())]
+    if len(seeds) == 1:
+        return [(yield from trials[f"student-s{first}"])]
     with told:
-        return side_by_side(trials, group)
+        return side_by_side(trials, turns)
 
 
 def _labels_only(config: Config) -> dict[str, dict[str, Any]]:
@@ -335,7 +380,7 @@ def _labels_only(config: Config) -> dict[str, dict[str, Any]]:
     return {name: loss for name, loss in losses_of(config).items() if loss["use"] == "ce"} or ALONE
 
 
-def _teach(folder: RunFolder, ready: Ready, console: Console, stop: Stop) -> None:
+def _teach(folder: RunFolder, ready: Ready, console: Console, stop: Callable[[], bool]) -> None:
     """Train the teacher that has no weights yet; its best epoch becomes the teacher of the run."""
     config = ready.config
     assert config.teacher is not None

@@ -155,7 +155,7 @@ def trial_by_step(
             on_step=lambda stage, at, steps: console.step(_gone(stages, at) + at.epoch, at.step, steps),
             on_epoch=each_epoch,
             should_stop=stop,
-            save_every=group.due if group else config.save_every,
+            save_every=group.turns.due if group else config.save_every,
             save_steps=config.save_steps,
             deadline=(lambda: len(journal.rows()) >= stop_after)
             if stop_after
