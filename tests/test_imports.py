@@ -43,6 +43,7 @@ MAY = {
     "allocator": set(),
     "machines": BASE | {"allocator", "config", "sharded"},
     "runs": BASE,
+    "clusters": BASE | {"config"},
     "console": set(),
     "config": BASE | {"methods"},
     "report": BASE | {"stats"},
@@ -94,6 +95,7 @@ def test_every_part_is_listed() -> None:
         "rehearse",
         "run",
         "search",
+        "spread",
         "together",
         "trial",
     }

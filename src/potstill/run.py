@@ -27,7 +27,7 @@ from potstill.deliver import Delivery
 from potstill.engine import whole
 from potstill.errors import ConfigError, InterruptedRun, PotstillError
 from potstill.files import write_atomically
-from potstill.machines import first
+from potstill.machines import first, met
 from potstill.meant import ALONE, losses_of
 from potstill.methods.build import Built
 from potstill.models.net import Net
@@ -40,6 +40,7 @@ from potstill.ready import Objects, Ready
 from potstill.rehearse import rehearse
 from potstill.report import report
 from potstill.runs import Follower, RunFolder, auto_name, command_line, environment, git_state, now
+from potstill.spread import alone, spread
 from potstill.together import Chorus, Group, Place, Turns, counted, side_by_side
 from potstill.trial import Stop, run_trial, save_logits, trial_by_step
 
@@ -114,7 +115,7 @@ def check(config: Config, objects: Objects | None = None, console: Console | Non
 
 def look(config: Config, objects: Objects | None = None) -> Ready:
     """What :func:`check` looks at."""
-    ready = prepare(config, objects)
+    ready = prepare(alone(config) if config.launcher and not met() else config, objects)
     rehearse(ready)
     return ready
 
@@ -145,6 +146,8 @@ def begin_by_step(
     )
     if config.name == "":
         path = Path(config.out)
+    if config.launcher and not met():
+        return spread(config, objects, console, home=path, command=command, user=user)
     ready = prepare(config, objects)
     console = console if ready.fabric.is_global_zero else Console(quiet=True)
     built, part = yield from _rehearsed(ready, console, convoy)
@@ -210,6 +213,8 @@ def resume_by_step(
             hint=f"potstill resume {folder.path} to finish it; a run of {epochs} epochs is a new one: "
             f"potstill {config.kind} {folder.path}/config.yaml epochs={epochs}",
         )
+    if config.launcher and not met():
+        return spread(config, objects, console, home=folder.path, going_on=True, allow_change=allow_change)
     ready = prepare(config, objects)
     changed = {
         what: (before, after)

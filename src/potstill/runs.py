@@ -78,20 +78,7 @@ class RunFolder:
         Raises:
             MachineError: it cannot be written.
         """
-        candidate, i = path, 1
-        try:
-            candidate.parent.mkdir(parents=True, exist_ok=True)
-            while True:
-                try:
-                    candidate.mkdir()
-                    break
-                except FileExistsError:
-                    if candidate.is_dir() and not any(candidate.iterdir()):
-                        break  # an empty folder that the user made for it
-                    i += 1
-                    candidate = path.with_name(f"{path.name}-{i}")
-        except OSError as error:
-            raise MachineError(f"cannot make the run directory {path}: {error.strerror}", hint="--out FOLDER") from None
+        candidate = free(path)
         run = cls(candidate, {"format": 1, "potstill": __version__, "name": candidate.name, **facts})
         run.update(status="running", started=now(), host=socket.gethostname(), pid=os.getpid())
         return run
@@ -138,6 +125,28 @@ class RunFolder:
         """Add to log.txt."""
         with open(self.path / "log.txt", "a", encoding="utf-8") as file:
             file.write(text.rstrip("\n") + "\n")
+
+
+def free(path: Path) -> Path:
+    """A new and empty folder of that name; where it is taken, ``-2``, ``-3`` ... is added.
+
+    Raises:
+        MachineError: it cannot be made.
+    """
+    candidate, i = path, 1
+    try:
+        candidate.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                candidate.mkdir()
+                return candidate
+            except FileExistsError:
+                if candidate.is_dir() and not any(candidate.iterdir()):
+                    return candidate  # an empty folder that the user made for it
+                i += 1
+                candidate = path.with_name(f"{path.name}-{i}")
+    except OSError as error:
+        raise MachineError(f"cannot make the run directory {path}: {error.strerror}", hint="--out FOLDER") from None
 
 
 class Follower(RunFolder):
@@ -213,4 +222,4 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-__all__ = ["Journal", "RunFolder", "auto_name", "command_line", "environment", "git_state", "now"]
+__all__ = ["Journal", "RunFolder", "auto_name", "command_line", "environment", "free", "git_state", "now"]

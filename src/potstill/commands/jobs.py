@@ -28,6 +28,7 @@ def distill(
     together: o.Together = None,
     control: o.Control = None,
     device: o.Device = None,
+    launcher: o.Launcher = None,
     precision: o.Precision = None,
     time_limit: o.TimeLimit = None,
     out: o.Out = None,
@@ -67,6 +68,7 @@ def distill(
         together=together,
         control=control,
         device=device,
+        launcher=launcher,
         precision=precision,
         time_limit=time_limit,
     )
@@ -83,6 +85,7 @@ def train(
     seed: o.Seed = None,
     seeds: o.Seeds = None,
     device: o.Device = None,
+    launcher: o.Launcher = None,
     precision: o.Precision = None,
     time_limit: o.TimeLimit = None,
     out: o.Out = None,
@@ -114,6 +117,7 @@ def train(
         seed=seed,
         seeds=seeds,
         device=device,
+        launcher=launcher,
         precision=precision,
         time_limit=time_limit,
     )

@@ -31,6 +31,11 @@ def sweep(
     workers: Annotated[
         str | None, typer.Option("--workers", metavar="N", help="Processes that share the trials [1]")
     ] = None,
+    launcher: Annotated[
+        str | None, typer.Option("--launcher", metavar="NAME", help="ray: the workers are tasks on a Ray cluster")
+    ] = None,
+    ray_address: o.RayAddress = None,
+    resources: o.Resources = None,
     data: o.Data = None,
     teacher: o.Teacher = None,
     student: o.Student = None,
@@ -66,6 +71,7 @@ def sweep(
       potstill sweep digits --trials 20
       potstill sweep my.yaml --over losses.kd.temperature=1..20 --over optim.lr=0.01..0.5 --workers 2
       potstill sweep my.yaml --over student=resnet8,resnet14,resnet20 --over prune=0..0.7 --against macs
+      potstill sweep my.yaml --workers 8 --launcher ray --ray-address HEAD:6379 --resources cpu=4,gpu=1
     """
     SCREEN.set(quiet, verbose, json)
     flags = o.settings(
@@ -84,6 +90,8 @@ def sweep(
         device=device,
         precision=precision,
         time_limit=time_limit,
+        ray_address=ray_address,
+        resources=resources,
     )
     files, overrides = split(items or [])
     if not files and not flags:
@@ -97,6 +105,7 @@ def sweep(
         "against": against,
         "recover": 0 if recover == "0" else whole(recover, "--recover"),
         "workers": whole(workers, "--workers"),
+        "launcher": launcher,
         "stop": stop,
     }
     with SCREEN.busy("loading torch"):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock
 
 from potstill import run
@@ -26,6 +21,7 @@ from potstill.files import write_atomically
 from potstill.meant import untrained
 from potstill.runs import RunFolder
 from potstill.search import facts
+from potstill.search.hire import POLL, Processes, Tasks
 from potstill.search.ledger import Ledger, optuna
 from potstill.search.one import Stopped, attempt
 from potstill.search.page import write
@@ -33,12 +29,12 @@ from potstill.search.plan import Plan, recipe
 from potstill.search.result import SweepResult
 from potstill.search.say import Teller
 from potstill.search.space import PRUNE, published
+from potstill.spread import alone
 
 IN_A_ROW = 3
 """Trials that fail one after the other before the sweep stops: it is not their settings, then."""
 BUILT = ("student.", "teacher.", "losses.", "spots.", "method")
 """Where another choice means other nets or losses: each is built before the first trial."""
-POLL = 0.5
 
 
 def run_sweep(plan: Plan, console: Console, lead: bool = True) -> SweepResult:
@@ -59,7 +55,6 @@ class Work:
 
     def __init__(self, plan: Plan, console: Console) -> None:
         self.plan, self.console, self.folder = plan, console, plan.folder
-        self.others: list[subprocess.Popen[bytes]] = []
         self.teacher: str | None = None
         self.first: dict[str, Any] = {}
 
@@ -75,30 +70,40 @@ class Work:
 
     def go(self, lead: bool) -> SweepResult:
         self.first = published(self.plan.dimensions, self.plan.base.config)  # reads, and checks, the plan
-        if lead:
-            looked = run.check(self.plan.config, self.plan.objects)  # before anything is written
-            self.teller.lines(looked)
-        with self.ledger.working():
-            self.ledger.begin(self.plan.made)
-            self.teacher = self._taught()
+        with self.crew:
             if lead:
-                self._look()
-                self.teller.announce()
-            try:
-                if lead and self.plan.workers > 1:
-                    self._hire()
-                self._work()
+                looked = self._check(self.plan.config)  # before anything is written
+                self.teller.lines(looked)
+            with self.ledger.working():
+                self.ledger.begin(self.plan.made)
+                if isinstance(self.crew, Tasks):
+                    self.crew.gather()
+                self.teacher = self.taught()
+                if lead:
+                    self._look()
+                    self.teller.announce()
+                    self.crew.hire()
+                if self.crew.leads:
+                    self._work()
                 while self._waiting():
+                    if isinstance(self.crew, Tasks):
+                        raise self.crew.wrong or MachineError("every worker has ended", hint="the same again")
                     self._work()  # what a worker that died has left
-            finally:
-                self._dismiss()
         found = self._write()
         if lead:
             self._recipes(found)
             self.teller.conclude(found)
         return SweepResult(self.folder, found)
 
-    def _taught(self) -> str | None:
+    @cached_property
+    def crew(self) -> Processes | Tasks:
+        return (Tasks if self.plan.launcher else Processes)(self.plan, self.console)
+
+    def _check(self, config: Config) -> list[str]:
+        """The preflight; where the workers are elsewhere, as far as this machine can look."""
+        return run.check(config if self.crew.leads else alone(config), self.plan.objects)
+
+    def taught(self) -> str | None:
         """The directory of the teacher, where it has no weights and is taught first: once, for all trials."""
         config = self.plan.base.config
         varied = any(d.key.startswith("teacher.") for d in self.plan.dimensions)
@@ -107,6 +112,9 @@ class Work:
         if not untrained(config.teacher):
             return None
         home = self.folder / "teacher"
+        if isinstance(self.crew, Tasks):
+            self.console.say("\n the teacher has no weights: a worker teaches it once, for all trials")
+            self.crew.teach()
         with FileLock(self.folder / ".teacher.lock"):
             own = self._teaching()
             if not self.ledger.trials() and _text(home / "config.yaml") not in ("", dump(own)):
@@ -141,11 +149,11 @@ class Work:
         if self.ledger.trials():
             return
         if self.teacher:
-            self.teller.lines(run.check(self._config({}), self.plan.objects)[-3:])
+            self.teller.lines(self._check(self._config({}))[-3:])
         for d in self.plan.dimensions:
             for value in d.ends() if d.choices and d.key.startswith(BUILT) else ():
                 try:
-                    run.check(self._config({d.key: value}), self.plan.objects)
+                    self._check(self._config({d.key: value}))
                 except PotstillError as error:
                     error.where = f"--over {d.key}={value}" + (f", {error.where}" if error.where else "")
                     raise
@@ -218,42 +226,14 @@ class Work:
         """What the trials themselves say: nothing, or everything."""
         return self.console if self.console.verbose else Console(quiet=True)
 
-    def _hire(self) -> None:
-        """Start the other workers: the same plan in processes of their own."""
-        threads = max(1, (os.cpu_count() or 1) // self.plan.workers)
-        torch.set_num_threads(min(torch.get_num_threads(), threads))
-        logs = self.folder / ".workers"
-        for i in range(1, self.plan.workers):
-            with open(logs / f"{i}.log", "wb") as log:
-                other = subprocess.Popen(
-                    [sys.executable, "-m", "potstill.search.worker"],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-                )
-            self.others.append(other)
-            assert other.stdin is not None
-            other.stdin.write(json.dumps(self.plan.shared()).encode())
-            other.stdin.close()
-
     def _waiting(self) -> bool:
         """Wait for the other workers; whether trials are left although all have gone."""
-        while any(other.poll() is None for other in self.others):
+        while self.crew.busy():
             time.sleep(POLL)
             self.teller.news()
-        for i, other in enumerate(self.others, 1):
-            if other.returncode not in (0, None):
-                self.console.say(f"  a worker ended with code {other.returncode}: {self.folder / '.workers'}/{i}.log")
-        self.others = []
+            if not self.crew.leads and not self.ledger.lacks(self.plan.trials) and not self.ledger.running():
+                return False  # who still waits for a machine is not needed
         return self.ledger.lacks(self.plan.trials)
-
-    def _dismiss(self) -> None:
-        """Ask the workers that are left to stop; they save their state."""
-        for other in self.others:
-            other.terminate()
-        for other in self.others:
-            other.wait()
 
     def _write(self) -> dict[str, Any]:
         """``sweep.json`` and ``sweep.html`` as things stand."""
