@@ -30,6 +30,7 @@ from potstill.pace import compile_for
 from potstill.ready import Ready, seed_everything
 from potstill.runs import Journal
 from potstill.schemes.spot_adaptive import SpotAdaptive
+from potstill.sharded import seat
 from potstill.taps import Tapped
 from potstill.together import Group
 
@@ -106,7 +107,7 @@ def trial_by_step(
     schemes = [*(first.scheme for first in built.before), built.scheme]
     for scheme in schemes:
         ready.placed(scheme)
-    tapped = Tapped(made.module, (), made.preprocess).to(device)
+    tapped = Tapped(made.module, (), made.preprocess).to(seat(fabric))
     delivery = Delivery(made, built)
     caches, said = keep(ready, schemes, teacher)
     for line in said + compile_for(ready, schemes, stream, epochs, folder):

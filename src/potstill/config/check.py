@@ -22,7 +22,7 @@ from potstill.methods.facts import is_fact
 CE = "potstill.losses.ce:CE"
 OURS = {"params", "optimizer", "last_epoch"}
 """Arguments of torch's classes that the engine gives."""
-WHOLE = {"adafactor", "lbfgs", "muon", "sparseadam"}
+WHOLE = {"adafactor", "muon"}
 """Optimizers that do not go number by number."""
 
 
