@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from benchmarks.speed import BATCH, CLASSES, SAMPLES, Case, started, taught, theirs
+from benchmarks.speed_cases import BATCH, CLASSES, SAMPLES, Case, kind, started, taught, theirs
 from benchmarks.speed_device import seconds
 from potstill.data.arrays import ArrayData
 from potstill.data.stream import Stream
@@ -25,7 +25,7 @@ from potstill.engine import Stage, fit
 from potstill.optim import make_optimizer, make_scheduler
 from potstill.schemes import Scheme
 
-VARIANTS = ("auto", "fast", "cached", "fast cached")
+VARIANTS = ("auto", "cached", "compiled", "compiled cached", "fast", "fast cached")
 
 
 def noise(n: int) -> ArrayData:
@@ -53,7 +53,7 @@ def epochs(case: Case, peers: dict[str, Path | None], samples: int = SAMPLES) ->
 def engine(scheme: Scheme, stream: Stream, device: str, variant: str) -> float:
     """Seconds (of the processor, on a CPU) of the second of two epochs: the first compiles, and fills a cache."""
     at: list[float] = []
-    precision = "bf16-mixed" if variant.startswith("fast") else "32-true"
+    precision = "bf16-mixed" if kind(variant)[0] else "32-true"
     fabric = Fabric(accelerator="cpu" if device == "cpu" else "cuda", devices=1, precision=precision)  # type: ignore[arg-type]
 
     def told(row: dict[str, object]) -> None:

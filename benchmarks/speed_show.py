@@ -3,61 +3,89 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "speed.jsonl"
 METHODS = ("kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ab before", "ft", "ft before", "fsp", "fsp before",
-           "nst", "crd", "crd+kd", "kdsvd", "dkd", "dist", "ofd", "reviewkd")  # fmt: skip
-OURS = ("exact", "auto", "equal", "fast", "cached", "fast cached")
-COLOURS = dict(zip(OURS, ("#9aa5b1", "#5b8db8", "#1f5f99", "#e0a03c", "#4f9d69", "#c0563b"), strict=True))
+           "nst", "crd", "crd+kd", "kdsvd", "dkd", "dist", "ofd", "reviewkd", "ickd")  # fmt: skip
+OURS = ("exact", "auto", "equal", "cached", "compiled", "compiled cached", "fast", "fast cached")
+COLOURS = dict(
+    zip(OURS, ("#9aa5b1", "#5b8db8", "#1f5f99", "#4f9d69", "#b58fc2", "#7a4b94", "#e0a03c", "#c0563b"), strict=True)
+)
+Row = dict[str, Any]
 
 
-def rows() -> list[dict[str, Any]]:
-    """The newest line of each method, pair and device."""
-    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    found = {(r["pair"], r["device"], METHODS.index(r["method"])): r for r in map(json.loads, lines)}
-    return [found[k] for k in sorted(found)]
+def lines() -> list[Row]:
+    """All of them, oldest first."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
-def table() -> str:
-    """In Markdown."""
-    lines = []
-    for r in rows():
-        columns = [n for n in ("floor", "floor bf16", *OURS, *r["of"]) if n in r["seconds"]]
-        peers = "; ".join(f"{p}: " + ", ".join(f"{n} {v:.2f}" for n, v in of.items()) for p, of in r["of"].items())
-        times = ", ".join(f"{n} {1e3 * r['seconds'][n]:.3g}" for n in columns)
-        memory = ", ".join(f"{n} {v:.0f}" for n, v in r["peak_mib"].items() if v is not None)
-        over = ", ".join(f"{n} {v:.2f}" for n, v in r["of_floor"].items() if n in OURS)
-        idle = ", ".join(f"{n} {v:.2f}" for n, v in r["outside_kernels"].items())
-        lines.append(f"| {r['pair']}, {r['device']} | {r['method']} | {times} | {over} | {peers} | {memory} | {idle} |")
-    head = "| nets | method | ms a step | of the floor | of the peer | peak MiB | outside kernels |"
-    return "\n".join([head, "|---" * 7 + "|", *lines])
+def rows() -> list[Row]:
+    """Those that are the newest of their method, nets, batch and device, with each peer; without a peer, where there is none."""
+    newest: dict[tuple[Any, ...], Row] = {}
+    for row in lines():
+        key = (row["pair"], row["device"], row.get("batch", 64), METHODS.index(row["method"]))
+        for peer in row["of"] or ("",):
+            newest.pop((*key, peer), None)
+            newest[*key, peer] = row
+        if row["of"]:
+            newest.pop((*key, ""), None)
+    return [
+        newest[key]
+        for i, key in enumerate(sorted(newest))
+        if newest[key] not in [newest[k] for k in sorted(newest)[:i]]
+    ]
+
+
+def table(shown: Sequence[Row] | None = None) -> str:
+    """In Markdown: a line a method and variant; times in ms, memory in MiB."""
+    shown = rows() if shown is None else shown
+    peers = sorted({p for r in shown for p in r["of"]})
+    head = ["nets", "method", "variant", "ms a step", "its floor", "of its floor", *(f"of {p}" for p in peers)]
+    head += ["peak, resident", "peak, tensors", "outside kernels"]
+    text = [f"| {' | '.join(head)} |", "|---|---|---|" + "--:|" * (len(head) - 3)]
+    for r in shown:
+        memory = r.get("memory_mib", {})
+        floors = {n: s / r["of_floor"][n] for n, s in r["seconds"].items()} | r.get("floor_seconds", {})
+        for name in r["seconds"]:
+            cells = [f"{r['pair']}, {r['device']}", r["method"], name, _said(1e3 * r["seconds"][name], "{:.3g}")]
+            cells += [_said(1e3 * floors[name], "{:.3g}"), _said(r["of_floor"][name], "{:.2f}")]
+            cells += [_said(r["of"].get(p, {}).get(name), "{:.3f}") for p in peers]
+            cells += [_said(memory.get(name, {}).get(key), "{:.0f}") for key in ("resident", "tensors")]
+            text.append(f"| {' | '.join([*cells, _said(r['outside_kernels'].get(name), '{:.2f}')])} |")
+    return "\n".join(text)
+
+
+def _said(figure: float | None, form: str) -> str:
+    return "" if figure is None else form.format(figure)
 
 
 def plot(file: Path) -> None:
-    """Bars by method: the time of a step of each variant, of the peer's. A panel a peer, nets and device.
+    """Bars by method: the time of a step of each variant, of its floor's and of each peer's. A panel for each, nets and device.
 
     Raises:
-        SystemExit: no line has a peer.
+        SystemExit: there is no line.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     panels: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {}
     for r in rows():
-        for peer, of in r["of"].items():
-            panels.setdefault((peer, r["pair"], r["device"]), {})[r["method"]] = of
+        floors = {n: of for n, of in r["of_floor"].items() if n in OURS}
+        for other, of in {"its floor": floors, **r["of"]}.items():
+            panels.setdefault((other, r["pair"], r["device"]), {})[r["method"]] = of
     if not panels:
-        raise SystemExit("no line has a peer: give --peer NAME=PATH")
+        raise SystemExit("there is no line to draw")
     with rc_context({"svg.hashsalt": "potstill", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         most = max(map(len, panels.values()))
         figure = Figure(figsize=(max(6.0, 1.0 + 0.62 * most), 3.1 * len(panels)), layout="constrained")
-        for ax, ((peer, pair, device), by_method) in zip(
+        for ax, ((other, pair, device), by_method) in zip(
             figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True
         ):
             _panel(ax, by_method)
-            ax.set_ylabel(f"time of a step, of {peer}'s")
+            ax.set_ylabel(f"time of a step, of {other}" + ("" if other == "its floor" else "'s"))
             ax.set_title(f"{pair.replace('-', ' → ')}, {device}", loc="left", fontsize=10)
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
@@ -73,4 +101,4 @@ def _panel(ax: Any, by_method: dict[str, dict[str, float]]) -> None:
     ax.set_xticks(range(len(by_method)), [m.replace(" ", "\n") for m in by_method])
     ax.grid(axis="y", linewidth=0.4, alpha=0.5)
     ax.set_axisbelow(True)
-    ax.legend(ncols=len(shown), fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
+    ax.legend(ncols=max(1, len(shown)), fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))

@@ -91,9 +91,9 @@ def step(
         loss = zoo.HintLoss()
     elif name == "crd":
         opt.s_dim, opt.t_dim = f_s[-1].shape[1], f_t[-1].shape[1]
-        loss = CRDLoss(opt)
-        also(loss.embed_s)
-        also(loss.embed_t)
+        loss = contrast = CRDLoss(opt)
+        also(contrast.embed_s)
+        also(contrast.embed_t)
         negatives = torch.randint(SAMPLES, (len(x), NEGATIVES + 1))  # its loader draws them; that time is not counted
         negatives[:, 0] = ids
         loader = [(x, y, ids, negatives)]

@@ -1,82 +1,67 @@
 """torchdistill (github.com/yoshitomo-matsubara/torchdistill, MIT): its distillation box on one batch.
 
 ``--peer torchdistill`` takes the installed package, ``--peer torchdistill=PATH`` a checkout. The package imports torchvision, so
-where that cannot be imported there is nothing to measure, and the line says so. A step is what the loop of its
+where that cannot be imported there is nothing to measure, and the line says so; a torchvision that was built for another torch
+(its operators are missing) does, for nothing here calls them. A step is what the loop of its
 examples/torchvision/image_classification.py does with a batch; the teacher is in eval mode, which its loop leaves to the user.
-It takes any net, so it has ours, in their default memory format. The methods are those that it has without layers of its own
-round the nets, with the weights that the other peers use for CIFAR-100.
+It takes any net, so it has ours, in their default memory format. The methods are those that both have; modules round the nets
+are its own auxiliary wrappers, wired as its sample configurations wire them, at the layers, widths and weights that the other
+peers use for CIFAR-100. ``cc`` is its Gaussian kernel, FitNet's hint goes through its 1x1 connector.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import nn
 
 from benchmarks.peers import on_path
+from benchmarks.peers._torchdistill import NEGATIVES, SAMPLES, STAGES, config
 
-STAGES = ("layer1", "layer2", "layer3")
-LOGITS = {
-    f"{net}_module_{key}": value for net in ("student", "teacher") for key, value in (("path", "."), ("io", "output"))
-}
-POOLED = {key: "fc" if key.endswith("path") else "input" for key in LOGITS}
-
-
-def term(key: str, weight: float, **kwargs: Any) -> dict[str, Any]:
-    return {"criterion": {"key": key, "kwargs": kwargs}, "weight": weight}
-
-
-def both(path: str) -> dict[str, str]:
-    return {"student_output_path": path, "teacher_output_path": path}
-
-
-LABELS = {
-    **term("CrossEntropyLoss", 1.0),
-    "criterion_wrapper": {
-        "key": "SimpleLossWrapper",
-        "kwargs": {
-            "input": {"is_from_teacher": False, "module_path": ".", "io": "output"},
-            "target": {"uses_label": True},
-        },
-    },
-}
-MAPS = {s: {side: {"io": "output", "path": s} for side in ("student", "teacher")} for s in STAGES}
-# Ours -> (modules whose output it listens to, the method's term beside cross-entropy).
-METHODS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "kd": ((), term("KDLoss", 1.0, **LOGITS, temperature=4.0, alpha=0.1)),
-    "at": (STAGES, term("ATLoss", 1000.0, at_pairs=MAPS, mode="code")),
-    "sp": (("layer3",), term("SPKDLoss", 3000.0, **both("layer3"), reduction="batchmean")),
-    "rkd": (
-        ("avgpool",),
-        term("RKDLoss", 1.0, **both("avgpool"), dist_factor=25.0, angle_factor=50.0, reduction="mean"),
-    ),
-    "pkt": ((), term("PKTLoss", 30000.0, **POOLED)),
-    "dist": ((), term("DISTLoss", 1.0, **LOGITS, beta=2.0, gamma=2.0, tau=4.0)),
-}
-
-
-def config(method: str) -> dict[str, Any]:
-    """Of its box."""
-    heard, own = METHODS[method]
-    hooks = {"input": ["fc"] if own["criterion"]["key"] == "PKTLoss" else [], "output": [*heard]}
-    net: dict[str, Any] = {"forward_proc": "forward_batch_only", "forward_hook": hooks}
-    terms = {"method": own} if method == "kd" else {"ce": LABELS, "method": own}  # its KD has the labels in it
-    return {
-        "num_epochs": 1,
-        "teacher": {**net, "requires_grad": False},
-        "student": {**net, "requires_grad": True},
-        "optimizer": {"key": "SGD", "kwargs": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}},
-        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": terms}},
-    }
+METHODS = dict.fromkeys(
+    ("kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab before", "ft", "ft before", "fsp before", "crd", "dist",
+     "reviewkd", "ickd")
+)  # fmt: skip
+"""Ours; theirs are in :func:`benchmarks.peers._torchdistill.config`."""
 
 
 def nets(pair: tuple[str, str]) -> list[nn.Module]:
     from potstill.models import resolve
 
     return [resolve(f"zoo:{name}", num_classes=100, in_channels=3).module for name in pair]
+
+
+def widths(net: nn.Module) -> dict[str, int]:
+    """Channels of the stages' maps; of what its classifier takes."""
+    found: dict[str, int] = {"fc": net.get_submodule("fc").in_features}  # type: ignore[dict-item]
+
+    def hear(stage: str) -> Callable[..., None]:
+        return lambda module, args, said: found.update({stage: said.shape[1]})
+
+    ears = [net.get_submodule(stage).register_forward_hook(hear(stage)) for stage in STAGES]
+    with torch.no_grad():
+        net.eval()(torch.zeros(1, 3, 32, 32))
+    for ear in ears:
+        ear.remove()
+    net.train()
+    return found
+
+
+def importable() -> str | None:
+    """Why it cannot be imported here."""
+    try:
+        try:
+            import torchvision  # noqa: F401
+        except RuntimeError:  # built for another torch: it says the shapes of operators that it could not load
+            sys.modules["torchvision._meta_registrations"] = ModuleType("torchvision._meta_registrations")
+        import torchdistill.core.distillation  # type: ignore[import-not-found]  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        return f"torchdistill cannot be imported here: {error}"
+    return None
 
 
 def step(
@@ -90,20 +75,27 @@ def step(
     """So many steps of its loop, on a batch of pictures and labels; what is missing."""
     if path is not None:
         on_path(path)
-    try:
-        from torchdistill.core.distillation import get_distillation_box  # type: ignore[import-not-found]
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
-        return f"torchdistill cannot be imported here: {error}"
-    teacher, student = (net.to(device) for net in nets(pair))
-    box = get_distillation_box(teacher, student, {}, config(method), torch.device(device), None, False, 1)
-    teacher.eval()
+    if why := importable():
+        return why
+    from torchdistill.core.distillation import get_distillation_box
+
+    teacher, student = nets(pair)
+    made = config(method, widths(student), widths(teacher))
+    at = torch.device(device)
+    box = get_distillation_box(teacher.to(at), student.to(at), {}, made, at, None, False, 1)
     box.pre_epoch_process(epoch=0)
+    teacher.eval()
     x, y = batch
+    supplied: dict[str, torch.Tensor] = {}
+    if method == "crd":  # its loader draws them, which is not counted
+        ids, negatives = torch.arange(len(x)), torch.randint(SAMPLES, (len(x), NEGATIVES + 1))
+        negatives[:, 0] = ids
+        supplied = {"pos_idx": ids, "contrast_idx": negatives}
 
     def main() -> None:
         for _ in range(times):
             pictures, labels = x.to(device), y.to(device)
-            loss = box.forward_process(pictures, labels, {})
+            loss = box.forward_process(pictures, labels, supplied)
             box.post_forward_process(loss=loss)
             loss.item()
             if torch.isnan(loss) or torch.isinf(loss):
