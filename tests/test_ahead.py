@@ -33,7 +33,9 @@ def flags(teacher: Path, folder: Path, views: int = 2) -> dict[str, Any]:
 
 
 def fill(teacher: Path, folder: Path, **more: Any) -> list[dict[str, Any]]:
-    return ahead.build(resolve([], [], {**flags(teacher, folder), **more}, "distill").config)
+    rows = ahead.build(resolve([], [], {**flags(teacher, folder), **more}, "distill").config)
+    assert rows is not None
+    return rows
 
 
 def stored(folder: Path) -> tuple[np.ndarray, bool]:
@@ -91,9 +93,10 @@ CODE = """
 import sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
+from potstill.cache import parts
 from potstill.cache.store import Store
 from tests.test_ahead import fill
-write = Store.write
+write, parts.ROWS = Store.write, 512
 def once(self, rows, records):
     write(self, rows, records)
     print("wrote", flush=True)
@@ -103,7 +106,7 @@ fill(Path({teacher!r}), Path({folder!r}))
 """
 
 
-def test_one_that_is_killed_leaves_its_work_to_one_that_waits(
+def test_one_that_is_killed_leaves_its_part_to_one_that_has_filled_all_others_and_waits(
     teacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(teacher_run, tmp_path / "whole")
@@ -116,7 +119,7 @@ def test_one_that_is_killed_leaves_its_work_to_one_that_waits(
     def killed_the_second_time(seconds: float) -> None:
         waits.append(seconds)
         if len(waits) == 2:
-            assert "left, and other processes fill them: waiting" in capsys.readouterr().err
+            assert "  256 are left, and other processes fill them: waiting" in capsys.readouterr().err
             first.send_signal(signal.SIGKILL)
             first.wait()
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +15,18 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import potstill
-from potstill.cache import Shelf
+from potstill.cache import Shelf, Store
 from potstill.config.load import resolve
 from potstill.errors import ConfigError, ModelError
 from potstill.keep import forecast
 from potstill.meant import losses_of
 from potstill.prepare import prepare
 from potstill.taps import Frozen
+
+NET = """from torch import nn
+def make(num_classes, in_channels=1):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, num_classes))
+"""  # no batch norm: its statistics are those of each process's own samples
 
 
 def distil(teacher: Path, out: Path, name: str, data: Any = "digits", **settings: Any) -> Any:
@@ -119,3 +128,59 @@ def test_maps_that_would_take_too_much_are_refused_with_their_size(teacher_run: 
 def test_blended_pictures_are_refused_before_anything_runs(teacher_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mixup"):
         distil(teacher_run, tmp_path, "x", cache=True, data={"source": "digits", "augment": {"mixup": 0.2}})
+
+
+def torchrun(cwd: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "potstill",
+    ]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*launcher, *arguments], cwd=cwd, env=env, start_new_session=True)
+
+
+@pytest.mark.slow
+def test_two_processes_fill_a_cache_while_they_train_though_one_is_killed(teacher_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    given = ["--data", "digits", "--teacher", str(teacher_run), "--student", "net.py:make", "--device", "cpu"]
+    trained = ["distill", *given, "--no-control", "track=[]", "data.augment=none", "--epochs", "6"]
+    asked = ["cache={views: 2, dir: c}", "--name"]  # without augmentation both views are the picture: live is the same
+    assert torchrun(tmp_path, *trained, "--name", "live").wait(300) == 0
+    assert torchrun(tmp_path, *trained, *asked, "kept").wait(300) == 0
+    losses = [[row["train"]["loss"] for row in read(tmp_path / "runs" / name)] for name in ("live", "kept")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    (row,) = Shelf(tmp_path / "c").rows()
+    assert row["finished"]
+    kept = Store.at(Shelf(tmp_path / "c").find(row["name"]))
+    kept.verify()
+
+    asked[0], long = "cache={views: 64, dir: d}", [*trained[:-1], "120", "save_steps=100"]
+    begun = torchrun(tmp_path, *long, *asked, "torn")
+    state, until = tmp_path / "runs/torn/student-s0/state/last.json", time.monotonic() + 200
+    while not state.exists() and time.monotonic() < until:
+        time.sleep(0.2)
+    ranks = subprocess.run(["pgrep", "-P", str(begun.pid)], capture_output=True, text=True, check=True).stdout.split()
+    os.kill(int(ranks[-1]), signal.SIGKILL)
+    assert begun.wait(120) != 0
+    (row,) = Shelf(tmp_path / "d").rows()
+    assert 0 < row["filled"] < 1
+    assert (
+        torchrun(tmp_path, "cache", "build", *given, "data.augment=none", "--views", "64", "--dir", "d").wait(300) == 0
+    )
+    (row,) = Shelf(tmp_path / "d").rows()
+    assert row["finished"]
+    torn = Store.at(Shelf(tmp_path / "d").find(row["name"]))
+    assert torn.verify() == 64 * kept.samples
+    assert (torn.records[: len(kept.records)] == kept.records).mean() > 0.99, "equal but for the rounding of a batch"
+    assert torchrun(tmp_path, "resume", "runs/torn").wait(300) == 0
+    assert json.loads((tmp_path / "runs/torn/run.json").read_text())["status"] == "done"
+
+
+def read(run: Path) -> list[Any]:
+    return [json.loads(line) for line in (run / "student-s0" / "metrics.jsonl").read_text().splitlines()]
