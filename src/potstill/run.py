@@ -279,7 +279,8 @@ def _recorded(folder: RunFolder, console: Console) -> Iterator[None]:
             error.hint = f"potstill resume {folder.path}"
         raise
     except BaseException as error:
-        folder.log(traceback.format_exc())
+        ours = isinstance(error, PotstillError) and error.__cause__ is None  # then its words are all that there is to know
+        folder.log(f"{now()} {error}" if ours else traceback.format_exc())
         close("failed", error.exit_code if isinstance(error, PotstillError) else 1)
         raise
     close("done", 0)
@@ -354,7 +355,7 @@ def _students(
     turns = part.turns if part else Turns(stop, config.save_every)
     group = part.group(ready, first) if part else Group(ready.stream(first), turns) if len(seeds) > 1 else None
     told = Chorus(console, f"students side by side, seeds {', '.join(map(str, seeds))}")
-    place = (part.number, first) if part else ()
+    place = (part.number, folder.facts["seeds"].index(first)) if part else ()
     trials = {
         f"student-s{seed}": counted(
             trial_by_step(

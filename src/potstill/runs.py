@@ -146,7 +146,9 @@ def free(path: Path) -> Path:
                 i += 1
                 candidate = path.with_name(f"{path.name}-{i}")
     except OSError as error:
-        raise MachineError(f"cannot make the run directory {path}: {error.strerror}", hint="--out FOLDER") from None
+        file = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), None)
+        reason = f"{file} is a file" if file else error.strerror
+        raise MachineError(f"cannot make the run directory {path}: {reason}", hint="--out FOLDER") from None
 
 
 class Follower(RunFolder):

@@ -140,7 +140,8 @@ def _say(fault: Any, at: Where, known: Mapping[Where, Iterable[str]], elsewhere:
     if kind == "extra_forbidden":
         return unknown_key(str(at[-1]), known.get(at[:-1], ()), elsewhere)
     if kind == "missing":
-        return "is needed: a model, see `potstill list models`." if at == ("student",) else "is needed."
+        flags = "--student, or --model of `potstill train`; see `potstill list models`"
+        return f"is needed: a model ({flags})." if at == ("student",) else "is needed."
     if kind == "literal_error":
         expected = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
         return choice(got, expected)
@@ -148,6 +149,8 @@ def _say(fault: Any, at: Where, known: Mapping[Where, Iterable[str]], elsewhere:
         return f"must be a mapping by name, {{kd: {{temperature: 2}}}}, got {show(got)}."
     if kind == "value_error":
         return f"{context['error']}, got {show(got)}."
+    if kind in ("float_type", "float_parsing", "int_type") and str(got).lower().lstrip("+-") in ("nan", "inf"):
+        return f"must be a finite number, got {show(got)}."
     if kind in WORDS:
         return f"must be {WORDS[kind].format(**context)}, got {show(got)}."
     return f"{fault['msg']}, got {show(got)}."
