@@ -78,8 +78,8 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
             ) from error
     if teach_first:
         return built
-    seconds, first = timed[-1]
-    for start, (_, losses) in zip(built.before, timed, strict=False):
+    *_, first = timed[-1]
+    for start, (*_, losses) in zip(built.before, timed, strict=False):
         ready.say(f"before   {_words(start, config.epochs)}; {losses[start.name]:.3g} at the first step")
     for row in built.rows:
         if row["name"] not in first:
@@ -100,14 +100,16 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
         ready.say(line)
     for line in side_by_side:
         ready.say(line)
-    trials = config.seeds * (2 if config.control and config.kind == "distill" else 1)
-    duration = seconds * len(stream) * config.main_epochs * trials
-    for start, (step, _) in zip(built.before, timed, strict=False):
-        duration += step * len(stream) * epochs_of(start, config.epochs) * config.seeds
+    control = config.control and config.kind == "distill"
+    stages = [*(epochs_of(start, config.epochs) for start in built.before), config.main_epochs]
+    teaching = sum(passes * n * asking for n, (_, asking, _) in zip(stages, timed, strict=True))
+    duration = teaching + sum(config.seeds * n * own for n, (own, *_) in zip(stages, timed, strict=True))
+    duration += config.seeds * config.epochs * timed[-1][0] * control
     ready.say(
         f"budget   {config.epochs} epochs of {len(stream):,} steps, batch {config.data.batch}, {config.seeds} seed(s)"
-        + (", and the student alone with the same" if trials > config.seeds else "")
-        + f"; about {human(duration)} on {ready.fabric.device.type}"
+        + (", and the student alone with the same" if control else "")
+        + f"; about {human(duration * len(stream))} on {ready.fabric.device.type}"
+        + (f", {100 * teaching / duration:.0f} % of it the teacher's" if teaching else "")
     )
     return built
 
@@ -137,21 +139,40 @@ def work(ready: Ready, scheme: Scheme | SpotAdaptive) -> int:
     return one * ready.config.data.batch
 
 
-def _timed(ready: Ready, scheme: Scheme | SpotAdaptive, batches: list[Batch]) -> tuple[float, dict[str, float]]:
-    """Seconds of the fastest step, and the mean losses of the first."""
-    seconds: list[float] = []
+def _timed(ready: Ready, scheme: Scheme | SpotAdaptive, batches: list[Batch]) -> tuple[float, float, dict[str, float]]:
+    """Seconds of the fastest step, those of its frozen teacher apart; and the mean losses of the first."""
+    seconds: list[tuple[float, float]] = []
+    asking = 0.0
     first: dict[str, float] = {}
+
+    def now() -> float:
+        if ready.fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.monotonic()
+
+    def asked(*_: object) -> None:
+        nonlocal asking
+        asking -= now()
+
+    def answered(*_: object) -> None:
+        nonlocal asking
+        asking += now()
+
+    live = scheme.nets["teacher"] if "teacher" in scheme.active else None
+    hooks = []
+    if isinstance(live, Frozen):
+        hooks = [live.register_forward_pre_hook(asked), live.register_forward_hook(answered)]
     scheme.begin().train()
     for batch in batches:
-        began = time.monotonic()
+        asking, began = 0.0, now()
         with ready.fabric.autocast():
             losses = scheme(batch)
         total(losses).backward()
         first = first or {name: loss.mean().item() for name, loss in losses.items()}
-        if ready.fabric.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.monotonic() - began)
-    return min(seconds), first
+        seconds.append((now() - began - asking, asking))
+    for hook in hooks:
+        hook.remove()
+    return *min(seconds, key=sum), first
 
 
 def _words(first: First, total: int) -> str:

@@ -31,6 +31,9 @@ def sweep(
     workers: Annotated[
         str | None, typer.Option("--workers", metavar="N", help="Processes that share the trials [1]")
     ] = None,
+    together: Annotated[
+        str | None, typer.Option("--together", metavar="N", help="Trials at once on one pass of the teacher [1]")
+    ] = None,
     launcher: Annotated[
         str | None, typer.Option("--launcher", metavar="NAME", help="ray: the workers are tasks on a Ray cluster")
     ] = None,
@@ -70,6 +73,7 @@ def sweep(
     \b
       potstill sweep digits --trials 20
       potstill sweep my.yaml --over losses.kd.temperature=1..20 --over optim.lr=0.01..0.5 --workers 2
+      potstill sweep my.yaml --over losses.kd.temperature=2,4,8,16 --trials 4 --together 4
       potstill sweep my.yaml --over student=resnet8,resnet14,resnet20 --over prune=0..0.7 --against macs
       potstill sweep my.yaml --workers 8 --launcher ray --ray-address HEAD:6379 --resources cpu=4,gpu=1
     """
@@ -105,6 +109,7 @@ def sweep(
         "against": against,
         "recover": 0 if recover == "0" else whole(recover, "--recover"),
         "workers": whole(workers, "--workers"),
+        "together": whole(together, "--together"),
         "launcher": launcher,
         "stop": stop,
     }

@@ -319,6 +319,8 @@ class SweepConfig(Section):
     """Epochs of distillation after a pruning; null: a fifth of the epochs."""
     workers: Count = 1
     """Processes that share the trials."""
+    together: Count = 1
+    """Trials that each of them trains at once, on one pass of the teacher, in the memory of so many students."""
     launcher: Literal["ray"] | None = None
     """`ray`: the workers are tasks on a Ray cluster (see `ray`); null: processes of this machine."""
 

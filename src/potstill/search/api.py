@@ -26,6 +26,7 @@ def sweep(
     out: str = "sweeps",
     name: str | None = None,
     workers: int | None = None,
+    together: int | None = None,
     launcher: str | None = None,
     stop: bool | None = None,
     quiet: bool = False,
@@ -48,6 +49,7 @@ def sweep(
         teacher, student, data, **settings: as for :func:`potstill.distill`. One seed a trial, unless ``seeds`` is given.
         out, name: the folder is ``out/name``; None: named by method, student and data.
         workers: processes that share the trials; None: 1.
+        together: trials that each of them trains at once, on one pass of the teacher; None: 1.
         launcher: ``"ray"``: the workers are tasks on a Ray cluster, where ``ray={"address": ..., "resources": {"gpu": 1}}``
             says; None: processes of this machine.
         stop: whether trials that are worse than the median of the others are stopped early; None: yes.
@@ -61,5 +63,6 @@ def sweep(
     flags, objects = settings_of(teacher, student, data, settings)
     files = [] if recipe is None else [str(recipe)] if isinstance(recipe, str | Path) else [str(r) for r in recipe]
     said = {"over": over, "trials": trials, "against": against, "recover": recover, "workers": workers, "stop": stop}
+    said["together"] = together
     plan = Plan.asked(files, [], flags, **said, launcher=launcher, out=out, name=name, objects=objects)
     return run_sweep(plan, Console(quiet))

@@ -16,14 +16,14 @@ from potstill.config.load import dump
 from potstill.config.load import resolve as resolve_config
 from potstill.config.schema import Config, ModelConfig
 from potstill.console import Console
-from potstill.errors import DivergedError, InterruptedRun, MachineError, PotstillError
+from potstill.errors import MachineError, PotstillError
 from potstill.files import write_atomically
 from potstill.meant import untrained
 from potstill.runs import RunFolder
 from potstill.search import facts
 from potstill.search.hire import POLL, Processes, Tasks
 from potstill.search.ledger import Ledger, optuna
-from potstill.search.one import Stopped, attempt
+from potstill.search.many import asked, trained
 from potstill.search.page import write
 from potstill.search.plan import Plan, recipe
 from potstill.search.result import SweepResult
@@ -121,9 +121,9 @@ class Work:
                 shutil.rmtree(home)  # that of an attempt with other settings
             if not (home / "run.json").exists():
                 self.console.say("\n the teacher has no weights: it is taught once, for all trials")
-                run.train(own, self._data_only(), console=self._inner())
+                run.train(own, self._data_only(), console=self.inner())
             elif RunFolder.open(home).facts["status"] != "done":
-                run.resume(home, objects=self._data_only(), console=self._inner())
+                run.resume(home, objects=self._data_only(), console=self.inner())
         return str(home)
 
     def _teaching(self) -> Config:
@@ -149,16 +149,16 @@ class Work:
         if self.ledger.trials():
             return
         if self.teacher:
-            self.teller.lines(self._check(self._config({}))[-3:])
+            self.teller.lines(self._check(self.config({}))[-3:])
         for d in self.plan.dimensions:
             for value in d.ends() if d.choices and d.key.startswith(BUILT) else ():
                 try:
-                    self._check(self._config({d.key: value}))
+                    self._check(self.config({d.key: value}))
                 except PotstillError as error:
                     error.where = f"--over {d.key}={value}" + (f", {error.where}" if error.where else "")
                     raise
 
-    def _config(self, values: dict[str, Any]) -> Config:
+    def config(self, values: dict[str, Any]) -> Config:
         """The configuration of a trial, but for its folder."""
         config = self.plan.resolved(values)
         if self.teacher:
@@ -170,59 +170,21 @@ class Work:
     def _work(self) -> None:
         """Trials, until there are as many as were wanted."""
         wrong = 0
-        while (trial := self.ledger.ask(self.plan.trials, self.first)) is not None:
-            error = self._trial(trial)
-            wrong = wrong + 1 if error else 0
-            self._write()
-            self.teller.news()
-            if error and wrong == IN_A_ROW:
-                error.why = f"{wrong} trials failed in a row, the last one by this" + (
-                    f"; {error.why}" if error.why else ""
-                )
-                raise error
+        for trials in asked(self):
+            for error in trained(trials, self):
+                wrong = wrong + 1 if error else 0
+                if error and wrong == IN_A_ROW:
+                    error.why = f"{wrong} trials failed in a row, the last one by this" + (
+                        f"; {error.why}" if error.why else ""
+                    )
+                    raise error
 
-    def _trial(self, trial: Any) -> PotstillError | None:
-        """One trial, told to the ledger; the error, where it failed."""
-        values, ledger = self.ledger.values(trial), self.ledger
-        home = self.folder / "trials" / trial.user_attrs["home"]
-        settings = {k: v for k, v in values.items() if k != PRUNE}
-        epochs = 0
-        with self.teller.status(trial.number) as status:
+    def over(self) -> None:
+        """A trial is over."""
+        self._write()
+        self.teller.news()
 
-            def told(epoch: int, value: float) -> bool:
-                nonlocal epochs
-                epochs = epoch
-                status(f"epoch {epoch}, {100 * value:.2f} % val")
-                return ledger.report(trial, epoch, value) and epoch < config.epochs
-
-            try:
-                config = self._config(settings).model_copy(update={"out": str(home.parent), "name": home.name})
-                outcome = attempt(
-                    config,
-                    home,
-                    prune=values.get(PRUNE),
-                    recover=self.plan.recovery,
-                    objects=self.plan.objects,
-                    console=self._inner(),
-                    told=told,
-                )
-            except Stopped as stop:
-                ledger.tell(trial, how="stopped", why=stop.what, epochs=epochs)
-            except DivergedError as error:
-                ledger.tell(trial, how="diverged", why=error.what, epochs=epochs)
-            except InterruptedRun as error:
-                raise InterruptedRun(f"interrupted; what is done is in {self.folder}", hint="the same again") from error
-            except MachineError:
-                raise
-            except PotstillError as error:
-                ledger.tell(trial, how="failed", why=str(error), epochs=epochs)
-                return error
-            else:
-                aims = [outcome.value, *([outcome.costs[self.plan.second]] if self.plan.second else [])]
-                ledger.tell(trial, aims, costs=outcome.costs, epochs=outcome.epochs)
-        return None
-
-    def _inner(self) -> Console:
+    def inner(self) -> Console:
         """What the trials themselves say: nothing, or everything."""
         return self.console if self.console.verbose else Console(quiet=True)
 
@@ -249,7 +211,7 @@ class Work:
             if row["number"] in (found["front"] or [found["best"]]):
                 values = {k: v for k, v in row["settings"].items() if k != PRUNE}
                 update = {"out": own.out, "name": None, "control": own.control, "track": own.track}
-                config = self._config(values).model_copy(update=update)
+                config = self.config(values).model_copy(update=update)
                 write_atomically(self.folder / recipe(row), dump(config).encode())
 
 

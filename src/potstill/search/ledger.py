@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
+import random
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -122,8 +125,9 @@ class Ledger:
     def ask(self, wanted: int, first: Mapping[str, Any] | None = None) -> Any | None:
         """The next trial; None where as many as ``wanted`` are finished or at work.
 
-        The very first one has the values of ``first``, as far as they go. Its ``user_attrs["home"]`` is the name of its
-        folder: that of the dead trial that it takes the place of.
+        The very first one has the values of ``first``, as far as they go. Where all is chosen from lists, and every combination
+        can have its trial, each comes once before any comes again. ``user_attrs["home"]`` is the name of the trial's folder:
+        that of the dead one that it takes the place of.
         """
         with self.lock:
             self._bury()
@@ -132,6 +136,8 @@ class Ledger:
             known = self.study.get_trials(deepcopy=False)
             if not known and first:
                 self.study.enqueue_trial(dict(first))
+            elif (choice := self._untried(wanted, known)) is not None:
+                self.study.enqueue_trial(choice)
             self.study.sampler = self.optuna.samplers.TPESampler(
                 seed=(self.seed + SEED_STEP * len(known)) % 2**32, constant_liar=True
             )
@@ -181,11 +187,35 @@ class Ledger:
         for trial in self.running():
             if self._alive(trial.user_attrs.get("worker")):
                 continue
-            self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
-            lives = trial.user_attrs.get("lives", LIVES) - 1
-            if lives:
-                home = trial.user_attrs.get("home", f"{trial.number:04d}")
-                self.study.enqueue_trial(trial.params, {"home": home, "lives": lives, "again_of": trial.number})
+            self._again(trial, trial.user_attrs.get("lives", LIVES) - 1)
+
+    def put_back(self, trial: Any) -> None:
+        """A trial was interrupted, which costs it no life: the next who asks goes on with it."""
+        with self.lock:
+            self._again(trial, trial.user_attrs.get("lives", LIVES))
+
+    def frail(self, trial: Any) -> bool:
+        """Whether it is given up if it dies once more."""
+        return bool(trial.user_attrs.get("lives", LIVES) == 1)
+
+    def _again(self, trial: Any, lives: int) -> None:
+        """Another trial takes the place of this one, if it has lives left."""
+        self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
+        if lives:
+            home = trial.user_attrs.get("home", f"{trial.number:04d}")
+            self.study.enqueue_trial(trial.params, {"home": home, "lives": lives, "again_of": trial.number})
+
+    def _untried(self, wanted: int, known: Sequence[Any]) -> dict[str, Any] | None:
+        """A combination that no trial has, where all is chosen from lists and the trials suffice for all; drawn by the seed.
+        None: the sampler draws, or a trial waits to be taken up."""
+        labels = [[label for label, _ in d.choices] for d in self.dimensions.values()]
+        waiting = self.optuna.trial.TrialState.WAITING
+        if not all(labels) or math.prod(map(len, labels)) > wanted or any(t.state == waiting for t in known):
+            return None
+        tried = {tuple(t.params.get(key) for key in self.dimensions) for t in known}
+        left = [choice for choice in itertools.product(*labels) if choice not in tried]
+        drawn = random.Random(self.seed + SEED_STEP * len(known))
+        return dict(zip(self.dimensions, drawn.choice(left), strict=True)) if left else None
 
     def _alive(self, worker: str | None) -> bool:
         """Whether that process still holds its lock. Without a name: it died between two lines of :meth:`ask`."""

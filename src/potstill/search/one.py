@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ from typing import Any
 from potstill import cost, run
 from potstill.config.schema import Config
 from potstill.console import Console
+from potstill.convoy import Convoy
+from potstill.engine import whole
 from potstill.errors import ConfigError, InterruptedRun
 from potstill.ready import Objects
 from potstill.runs import Journal, RunFolder
+from potstill.together import Place
 
 LEAST = 0.01
 """A share of channels below which nothing is pruned."""
@@ -43,7 +46,7 @@ class Outcome:
     net: Path = field(default_factory=Path)
 
 
-def attempt(
+def attempt_by_step(
     config: Config,
     home: Path,
     *,
@@ -52,12 +55,14 @@ def attempt(
     objects: Objects,
     console: Console,
     told: Told,
-) -> Outcome:
+    convoy: Convoy | None = None,
+) -> Generator[Place, None, Outcome]:
     """Train, and prune and train again where ``prune`` says so; what is done of it already stays.
 
     Args:
         config: of the run; ``out`` and ``name`` are those of ``home``.
         told: the epoch and the accuracy on the validation data after each epoch of the first seed; says whether to stop.
+        convoy: the trials that are trained side by side with this one.
 
     Raises:
         Stopped: ``told`` said so.
@@ -72,7 +77,7 @@ def attempt(
             if told(row["epoch"], row["val"]["top1"]):
                 raise Stopped(f"after epoch {row['epoch']}, worse than the median of the other trials")
 
-    facts = _trained(config, home, objects_, console, each)
+    facts = yield from _trained(config, home, objects_, console, each, convoy)
     outcome = Outcome(_value(home, facts["seeds"]), _costs(facts["student"]), facts["budget"]["epochs"], home)
     if prune is not None and prune >= LEAST:
         outcome = _pruned(outcome, config, facts, prune, recover, objects, console)
@@ -81,9 +86,12 @@ def attempt(
     return outcome
 
 
+attempt = whole(attempt_by_step)
+
+
 def _trained(
-    config: Config, home: Path, objects: Objects | None, console: Console, each: run.OnEpoch
-) -> dict[str, Any]:
+    config: Config, home: Path, objects: Objects | None, console: Console, each: run.OnEpoch, convoy: Convoy | None
+) -> Generator[Place, None, dict[str, Any]]:
     """The facts of the run, which is begun, gone on with, or done."""
     status = None
     try:
@@ -96,11 +104,13 @@ def _trained(
         try:
             for row in Journal(home / f"student-s{config.seed}" / "metrics.jsonl").rows():
                 each(config.seed, row)
-            return run.resume(home, objects=objects, console=console, on_epoch=each).facts
+            going = run.resume_by_step(home, objects=objects, console=console, on_epoch=each, convoy=convoy)
+            return (yield from going).facts
         except (ConfigError, ValueError):  # what it depends on has changed, or it is damaged: from the start
             shutil.rmtree(home)
-    start = run.distill if config.kind == "distill" else run.train
-    return start(config, objects, command=["potstill sweep"], console=console, on_epoch=each).facts
+    command = ["potstill sweep"]
+    new = run.begin_by_step(config, objects, command=command, console=console, on_epoch=each, convoy=convoy)
+    return (yield from new).facts
 
 
 def _value(home: Path, seeds: list[int]) -> float:

@@ -36,6 +36,7 @@ class Plan:
         recover: epochs of distillation after the pruning.
         out, name: the folder is ``out/name``.
         workers: processes.
+        together: trials that a process trains at once, on one pass of the teacher.
         launcher: ``ray``: the workers are tasks on a Ray cluster; None: processes of this machine.
         objects: what a Python caller gives as objects.
     """
@@ -50,6 +51,7 @@ class Plan:
     out: str = "sweeps"
     name: str | None = None
     workers: int = 1
+    together: int = 1
     launcher: str | None = None
     stop: bool = True
     objects: Objects = field(default_factory=Objects)
@@ -136,6 +138,7 @@ class Plan:
         for flag, number, least in (
             ("trials", self.trials, 1),
             ("workers", self.workers, 1),
+            ("together", self.together, 1),
             ("recover", self.recover, 0),
         ):
             if number is not None and number < least:
@@ -161,9 +164,13 @@ class Plan:
 
     def _single(self, config: Config) -> Config:
         seeds = config.seeds if self.base.origins.get("seeds") == COMMAND else 1
-        return config.model_copy(
-            update={"control": False, "seeds": seeds, "track": [], "sweep": None, "launcher": None}
-        )
+        own: dict[str, Any] = {"control": False, "seeds": seeds, "track": [], "sweep": None, "launcher": None}
+        if self.together > 1:  # seeds of one trial come one after the other, each beside those of the others
+            own["together"] = 1
+            if config.together > 1 or any(d.key == "seed" for d in self._given):  # or they would see other batches
+                base = self.base.config
+                own["data"] = config.data.model_copy(update={"order": base.order(base.seed)})
+        return config.model_copy(update=own)
 
     @property
     def prunes(self) -> bool:

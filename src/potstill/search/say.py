@@ -20,6 +20,7 @@ class Teller:
     def __init__(self, plan: Plan, ledger: Ledger, console: Console) -> None:
         self.plan, self.ledger, self.console = plan, ledger, console
         self.shown: set[int] = set()
+        self.reasons: set[str] = set()
 
     def lines(self, lines: list[str]) -> None:
         """Lines of a preflight."""
@@ -46,18 +47,27 @@ class Teller:
             else ""
         )
         say(f"          each as long as the budget above says; {said}.{first}")
+        if plan.together > 1:
+            one = "the teacher's part of that comes once for all of them"
+            say(f" together {plan.together} trials at once, in the memory of so many students; {one}")
         if not there:
             say()
 
     @contextlib.contextmanager
-    def status(self, number: int) -> Iterator[Callable[[str], None]]:
-        """A line on a terminal that says how far the trial is."""
+    def status(self, who: str) -> Iterator[Callable[[str], None]]:
+        """A line on a terminal that says how far a trial is, or several are."""
         rich = self.console.rich
         if not rich.is_terminal or rich.quiet or self.console.verbose:
             yield lambda text: None
             return
-        with rich.status(f"trial {number}") as shown:
-            yield lambda text: shown.update(f"trial {number}  {text}")
+        with rich.status(who) as shown:
+            yield lambda text: shown.update(f"{who}  {text}")
+
+    def apart(self, reason: str) -> None:
+        """Why a trial has a pass of the teacher for itself; each reason once."""
+        if reason not in self.reasons:
+            self.reasons.add(reason)
+            self.console.say(f" note     not on one pass of the teacher, but after the others: {reason}")
 
     def news(self) -> None:
         """A line for every trial that is over and was not said, of whichever worker."""
@@ -78,14 +88,17 @@ class Teller:
             tail = "" if row["state"] == "done" else f"  {row['state']}: {row['why'] or 'too often'}"
             line = f"  {f'{over}/{self.plan.trials}':>9}  {value}{mark} {cost}  {facts.written(row['settings'])}{tail}"
             self.console.say(line.replace("\n", " "))
-        self._estimate(list(rows.values()))
+        if fresh:
+            self._estimate(list(rows.values()))
 
     def _estimate(self, rows: list[dict[str, Any]]) -> None:
         """After the first trial: how long the others will take."""
         took = [r["seconds"] for r in rows if r["seconds"]]
         left = self.plan.trials - len(rows)
         if len(rows) == 1 and took and left > 0:
-            self.console.say(f"  {'':>9}  about {human(left * took[0] / self.plan.workers)} for the other {left}")
+            self.console.say(
+                f"  {'':>9}  about {human(left * took[0] / (self.plan.workers * self.plan.together))} for the other {left}"
+            )
 
     def conclude(self, found: dict[str, Any]) -> None:
         """What came out, in a few lines."""
