@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import potstill
+from potstill import adopt
 from potstill.cache import Shelf, Store
 from potstill.config.load import resolve
 from potstill.errors import ConfigError, ModelError
 from potstill.keep import forecast
 from potstill.meant import losses_of
 from potstill.prepare import prepare
+from potstill.ready import Ready
 from potstill.taps import Frozen
 
 NET = """from torch import nn
@@ -117,6 +120,39 @@ def test_a_finished_cache_serves_one_teacher_one_augmentation_one_precision(
     assert ", 0 % there" in look("zoo:cnn(widths=(12, 24))", cache, **other)
 
 
+def test_what_a_teacher_says_of_validation_and_test_pictures_is_kept_too(
+    teacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    measure = Ready.measure
+    monkeypatch.setattr(
+        Ready, "measure", lambda self, net, split, *a: asked.append(split) or measure(self, net, split, *a)
+    )
+
+    def ready(teacher: Any = teacher_run, **flags: Any) -> tuple[Ready, int]:
+        adopt._MEASURED.clear()  # as in another process
+        asked.clear()
+        cache = {"dir": str(tmp_path / "c")}
+        given = {"teacher.model": str(teacher), "student.model": "zoo:cnn", "cache": cache, **flags}
+        return prepare(resolve([], [], given, "distill").config), len(asked)
+
+    first, n = ready()
+    assert n == 2
+    second, n = ready(method="at", epochs=7)
+    assert n == 0
+    assert second.teacher_measures == first.teacher_measures
+    assert {*second.teacher_logits} == {"val", "test"}
+    assert all(torch.equal(second.teacher_logits[s], first.teacher_logits[s]) for s in first.teacher_logits)
+    assert ready(cache=False)[1] == 2
+    assert ready(**{"data.val": 0.2})[1] == 2
+    assert ready(**{"teacher.mean": [0.5], "teacher.std": [0.3], "allow_weak_teacher": True})[1] == 2
+    halved = {k: 0.5 * v for k, v in load_file(teacher_run / "student.safetensors").items()}
+    save_file(halved, tmp_path / "t.safetensors")
+    other = {"teacher.weights": str(tmp_path / "t.safetensors"), "allow_weak_teacher": True}
+    assert ready("zoo:cnn(widths=(12, 24))", **other)[1] == 2
+    assert ready("zoo:cnn(widths=(12, 24))", **other)[1] == 0
+
+
 def test_maps_that_would_take_too_much_are_refused_with_their_size(teacher_run: Path, tmp_path: Path) -> None:
     cache = {"views": 2, "dir": str(tmp_path / "c"), "limit": 0.001}
     with pytest.raises(ConfigError, match=r"would take \d.* MB, allowed are 1 MB; .*stage1 1.54 kB") as error:
@@ -126,7 +162,9 @@ def test_maps_that_would_take_too_much_are_refused_with_their_size(teacher_run: 
 
 
 def test_blended_pictures_are_refused_before_anything_runs(teacher_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="mixup"):
+    with pytest.raises(
+        ConfigError, match=r"mixup and cutmix blend .*\n*.*data\.augment\.mixup=0 data\.augment\.cutmix=0"
+    ):
         distil(teacher_run, tmp_path, "x", cache=True, data={"source": "digits", "augment": {"mixup": 0.2}})
 
 

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from potstill.cache.exam import examined
+from potstill.cache.key import fingerprint
+from potstill.cache.shelf import Shelf
 from potstill.card import introduce
 from potstill.data.arrays import Splits
 from potstill.data.datasets import LiveData
@@ -46,7 +49,7 @@ def adopt(ready: Ready, net: Net, taught: int | None = None) -> None:
 
 
 def _measured_once(ready: Ready, teacher: Net, split: str) -> tuple[dict[str, float], Tensor]:
-    """Measures and logits of a teacher; several runs of one process ask it once."""
+    """Measures and logits of a teacher; several runs of one process ask it once, and with a cache it is asked once for all."""
     data, order = getattr(ready.splits, split), ready.teacher_order
     same = (
         teacher.sha256,
@@ -55,14 +58,33 @@ def _measured_once(ready: Ready, teacher: Net, split: str) -> tuple[dict[str, fl
         (ready.splits.fingerprint, split, len(data)),
         (ready.config.data.model_dump_json(), ready.fabric.device, ready.config.precision),
     )
-    if teacher.sha256 is None or isinstance(data, LiveData):
+    if isinstance(data, LiveData):
         return ready.measure(teacher, split, order)
+    if teacher.sha256 is None:
+        return _examined(ready, teacher, split)
     if same not in _MEASURED:
         if len(_MEASURED) >= MEASURED_KEPT:
             _MEASURED.clear()
-        _MEASURED[same] = ready.measure(teacher, split, order)
+        _MEASURED[same] = _examined(ready, teacher, split)
     measures, logits = _MEASURED[same]
     return dict(measures), logits
+
+
+def _examined(ready: Ready, teacher: Net, split: str) -> tuple[dict[str, float], Tensor]:
+    """Measures and logits of a teacher, beside its cache where there is one."""
+    order, cache, fabric = ready.teacher_order, ready.config.cache, ready.fabric
+    if not cache.on:
+        return ready.measure(teacher, split, order)
+    facts = {
+        "teacher": fingerprint(teacher.module),
+        "prepare": fingerprint(teacher.preprocess) if teacher.preprocess is not None else None,
+        "order": None if order is None else order.tolist(),
+        "data": ready.splits.fingerprint,
+        "split": split,
+        "precision": f"{fabric.strategy.precision.precision}, {fabric.device.type}",
+    }
+    measures, logits = examined(Shelf(cache.dir).exams, facts, lambda: ready.measure(teacher, split, order))
+    return measures, logits.to(fabric.device)
 
 
 def class_order(teacher: Net, splits: Splits) -> Tensor | None:

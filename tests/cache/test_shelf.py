@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from potstill.cache import Layout, Plan, Shelf, estimate, install
+from potstill.cache.exam import examined
 from potstill.cache.shelf import size
 from potstill.commands.cache import app
 from potstill.data import Stream, Views
@@ -107,6 +108,9 @@ def test_commands_list_verify_and_remove(tmp_path: Path) -> None:
         run("verify", name, *where)
     with pytest.raises(ConfigError, match="no cache 'nope'"):
         run("verify", "nope", *where)
-    assert "freed" in run("rm", name[:6], *where)
+    examined(Shelf(tmp_path).exams, {}, lambda: ({}, X))
+    assert "validation and test pictures" in run("ls", *where)
+    assert "freed" in run("rm", name[:6], "exams", *where)
+    assert "validation" not in run("ls", *where)
     assert Shelf(tmp_path).names() == []
     assert not net.store.folder.exists()

@@ -40,7 +40,7 @@ def fingerprint(module: nn.Module) -> str:
     for kind, named in ("parameter", module.named_parameters()), ("buffer", module.named_buffers()):
         for name, t in named:
             add(kind, name, t.dtype, tuple(t.shape))
-            digest.update(_content(t))
+            digest.update(content(t))
     return digest.hexdigest()
 
 
@@ -60,7 +60,7 @@ def key(
     parts = {
         "teacher": fingerprint(teacher.net),
         "prepare": fingerprint(teacher.prepare) if teacher.prepare is not None else None,
-        "order": None if teacher.order is None else hashlib.sha256(_content(teacher.order)).hexdigest(),
+        "order": None if teacher.order is None else hashlib.sha256(content(teacher.order)).hexdigest(),
         "data": data,
         "augment": repr(views),
         "cycle": cycle,
@@ -90,6 +90,6 @@ def _code(cls: type) -> str:
         )
 
 
-def _content(t: Tensor) -> bytes:
+def content(t: Tensor) -> bytes:
     """The bytes of a tensor, in the order of its indices whatever its memory format."""
     return t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if t.numel() else b""

@@ -67,7 +67,7 @@ class Cached(nn.Module):
             DataError: a sample or view that the store has no place for, or a damaged record.
         """
         if batch.targets is not None:
-            raise ConfigError(REFUSALS["blend"], hint="cache=false")
+            raise ConfigError(REFUSALS["blend"], hint=WAYS_OUT[REFUSALS["blend"]])
         rows = self.store.rows(batch.ids.cpu().numpy(), batch.views.cpu().numpy())
         records, there = self.store.read(rows)
         gaps = np.flatnonzero(~there)
@@ -101,6 +101,12 @@ REFUSALS = {
     "random": "the teacher answers the same pictures differently twice (dropout that is on in eval mode?)",
     "batch": "the teacher's answer to a picture depends on the others in its batch (a norm without running statistics?)",
 }
+
+WAYS_OUT = {
+    REFUSALS["blend"]: "data.augment.mixup=0 data.augment.cutmix=0: crops, mirrors, colours and erasing can be kept, "
+    "in cache.views views; or cache=false, and the teacher is asked at each step"
+}
+"""What to do about a refusal, where there is more to do than to go without a cache."""
 
 
 def why_not(

@@ -13,7 +13,7 @@ from torch import Tensor
 from potstill.cache.codec import Layout
 from potstill.cache.files import read_meta
 from potstill.cache.key import key
-from potstill.cache.net import CLOSE, Cached, check, why_not
+from potstill.cache.net import CLOSE, WAYS_OUT, Cached, check, why_not
 from potstill.cache.shelf import Shelf, size
 from potstill.cache.store import Store
 from potstill.data.arrays import Data
@@ -150,7 +150,8 @@ def place(
         ConfigError: what the teacher says of these data cannot be kept: says why.
     """
     if reason := why_not(data, views, live, x, routes):
-        raise ConfigError(f"the teacher's answers cannot be kept: {reason}", where="cache", hint="cache=false")
+        hint = WAYS_OUT.get(reason, "cache=false")
+        raise ConfigError(f"the teacher's answers cannot be kept: {reason}", where="cache", hint=hint)
     assert isinstance(live.net, Tapped)
     said = live(x)
     layout = Layout.of(said, plan.dtype, plan.others, **plan.settings)

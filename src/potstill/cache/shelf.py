@@ -15,6 +15,8 @@ from potstill.cache.store import Store
 from potstill.data.store import cache_root
 from potstill.errors import ConfigError, MachineError, did_you_mean
 
+EXAMS = "exams"
+
 
 def size(n: float) -> str:
     """104 -> ``104 B``; 18720000 -> ``18.7 MB``."""
@@ -34,6 +36,8 @@ class Shelf:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.root = cache_root(folder).parent / "answers"
+        self.exams = self.root.with_name(EXAMS)
+        """What teachers said of validation and test pictures: small, and shared by all stores of a teacher."""
 
     def names(self) -> list[str]:
         return sorted(p.parent.name for p in self.root.glob("*/meta.json"))
@@ -54,6 +58,10 @@ class Shelf:
             )
             raise ConfigError(what, hint="potstill cache ls")
         return self.root / found[0]
+
+    def exam_bytes(self) -> int:
+        """Bytes of what is kept of validation and test pictures."""
+        return sum(p.stat().st_size for p in self.exams.glob("*.safetensors"))
 
     def rows(self) -> list[dict[str, Any]]:
         """One a store: name, teacher, spots, views, samples, bytes, the share that is there."""
@@ -77,11 +85,15 @@ class Shelf:
         return rows
 
     def remove(self, name: str) -> int:
-        """Delete a store; the bytes that were freed.
+        """Delete a store, or with the name ``exams`` all that is kept of validation and test pictures; the bytes that were freed.
 
         Raises:
             MachineError: a process writes to it.
         """
+        if name == EXAMS and self.exams.exists():
+            freed = self.exam_bytes()
+            shutil.rmtree(self.exams)
+            return freed
         folder = self.find(name)
         try:
             with ExitStack() as stack:

@@ -83,7 +83,8 @@ def ls(folder: Folder = None, json: o.Json = False) -> None:
     SCREEN.set(json=json)
     from potstill.cache.shelf import Shelf, size
 
-    rows = Shelf(folder).rows()
+    shelf = Shelf(folder)
+    rows, exams = shelf.rows(), shelf.exam_bytes()
     cells = [
         (
             row["name"],
@@ -97,7 +98,9 @@ def ls(folder: Folder = None, json: o.Json = False) -> None:
         for row in rows
     ]
     heads = ("name", "teacher", "views", "pictures", "size", "filled", "holds")
-    SCREEN.result(columns(cells, heads) if cells else "no caches", rows)
+    said = columns(cells, heads) if cells else "no caches"
+    more = f"\nand of validation and test pictures {size(exams)} (potstill cache rm exams)" if exams else ""
+    SCREEN.result(said + more, rows)
 
 
 @app.command("verify")
@@ -124,8 +127,9 @@ def rm(names: Names, folder: Folder = None, json: o.Json = False) -> None:
       potstill cache rm 3f2a
     """
     SCREEN.set(json=json)
-    from potstill.cache.shelf import Shelf, size
+    from potstill.cache.shelf import EXAMS, Shelf, size
 
     shelf = Shelf(folder)
-    freed = {path.name: shelf.remove(path.name) for path in map(shelf.find, names)}
+    found = [name if name == EXAMS else shelf.find(name).name for name in names]
+    freed = {name: shelf.remove(name) for name in found}
     SCREEN.result("\n".join(f"{name}: {size(n)} freed" for name, n in freed.items()), freed)
