@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from potstill.meant import second_of
 from potstill.methods.build import Built
 from potstill.pace import read, written
 from potstill.ready import Ready
+from potstill.teacher import Sped
 from potstill.together import Group, Turns, hindrance
 
 SHARED = {"data", "teacher", "precision", "device", "accumulate"}
@@ -31,6 +33,7 @@ class Part:
         threads: on which its nets run.
         alone: why nobody can share with it; None: others can.
         groups: of the students, by the seed of the order of their pictures.
+        sped, paced: how their teacher runs, as in ``Ready``.
     """
 
     number: int
@@ -39,6 +42,11 @@ class Part:
     threads: int
     alone: str | None
     groups: dict[int, Group] = field(default_factory=dict)
+    sped: dict[tuple[str, ...], Sped] = field(default_factory=dict)
+    paced: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sped, self.paced = dict(self.first.sped), read(written(self.first))
 
     def group(self, ready: Ready, seed: int) -> Group | None:
         """With whom the student of a seed shares; None: with nobody."""
@@ -54,6 +62,25 @@ class Part:
         if self.first.channels_last != ready.channels_last:
             return "its nets want maps in another memory format"
         return "its nets run on another number of threads" if self.threads != torch.get_num_threads() else None
+
+    def share(self, ready: Ready, built: Built) -> None:
+        """Let a run have the data and the teacher of the first, which are the same: one copy in memory, and one net to ask.
+
+        Args:
+            built: by its rehearsal: nobody asks its own teacher again.
+        """
+        first = self.first
+        ready.splits, ready.teacher, ready.teacher_order = first.splits, first.teacher, first.teacher_order
+        ready.paced = {spots: how for spots, how in read(written(ready)).items() if spots in ready.sped}
+        self.paced = {**ready.paced, **self.paced}
+        for spots, sped in [*ready.sped.items()]:
+            if not sped.how:
+                del ready.sped[spots]  # the teacher as it was given: that of all
+            elif self.sped.setdefault(spots, sped).how == sped.how:
+                ready.sped[spots] = self.sped[spots]
+        for scheme in (*(stage.scheme for stage in built.before), built.scheme):
+            if "teacher" in scheme.nets:
+                del scheme.nets["teacher"]
 
 
 class Convoy:
@@ -78,7 +105,7 @@ class Convoy:
         say otherwise each time. What it was started with itself stays."""
         for part in self.parts:
             if not part.alone and not unlike(part.first, ready):
-                ready.paced = {**read(written(part.first)), **ready.paced}
+                ready.paced = {**part.paced, **ready.paced}
 
     def enter(self, ready: Ready, built: Built) -> Part:
         """After the rehearsal of a run: with whom it shares."""
@@ -87,7 +114,7 @@ class Convoy:
         whys = {part.number: alone or part.alone or part.unlike(ready) for part in self.parts}
         for part in self.parts:
             if whys[part.number] is None:
-                share(part.first, ready, built)
+                part.share(ready, built)
                 return part
         self.parts.append(Part(len(self.parts), ready, self.turns, torch.get_num_threads(), alone))
         if reason := alone or next(filter(None, whys.values()), None):
@@ -123,22 +150,3 @@ def unlike(a: Ready, b: Ready) -> str | None:
         if r.teacher is not None
     ]
     return "another teacher" if facts[0] != facts[1] else None
-
-
-def share(a: Ready, b: Ready, built: Built) -> None:
-    """Let ``b`` have the data and the teacher of ``a``, which are the same: one copy in memory, and one net to ask.
-
-    Args:
-        built: by the rehearsal of ``b``: nobody asks its own teacher again.
-    """
-    b.paced = read(written(b))
-    b.splits, b.teacher, b.teacher_order = a.splits, a.teacher, a.teacher_order
-    for spots, sped in [*b.sped.items()]:
-        twin = a.sped.get(spots)
-        if not sped.how:
-            del b.sped[spots]  # the teacher as it was given: that of both
-        elif twin is not None and twin.how == sped.how:
-            b.sped[spots] = twin
-    for scheme in (*(first.scheme for first in built.before), built.scheme):
-        if "teacher" in scheme.nets:
-            del scheme.nets["teacher"]

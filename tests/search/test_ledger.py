@@ -156,6 +156,41 @@ def test_two_aims(tmp_path: Path) -> None:
     assert {t.number for t in ledger.study.best_trials} == {4, 3, 0}
 
 
+def test_each_combination_once_where_the_trials_suffice(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, read(["student=a,b,c", "method=x,y"]))
+    with ledger.working():
+        drawn = [ledger.ask(7, {"student.model": "b", "method": "x"}).params for _ in range(6)]
+        assert drawn[0] == {"student.model": "b", "method": "x"}
+        assert len({tuple(d.values()) for d in drawn}) == 6
+        assert ledger.ask(7) is not None, "then the sampler draws again"
+    few = Ledger(tmp_path / "few", read(["student=a,b,c", "method=x,y"]))
+    with few.working():
+        assert few.ask(5) is not None
+        assert few._untried(5, few.study.get_trials()) is None, "they do not suffice: the sampler draws"
+
+
+def test_who_is_interrupted_has_not_died(tmp_path: Path) -> None:
+    choices = read(["student=a,b", "method=x,y"])
+    for _ in range(LIVES + 1):
+        ledger = Ledger(tmp_path, choices)
+        with ledger.working():
+            one, two = ledger.ask(4), ledger.ask(4)
+            assert not ledger.frail(one)
+            ledger.put_back(one)
+            ledger.put_back(two)
+            assert not ledger.running()
+    ledger = Ledger(tmp_path, choices)
+    with ledger.working():
+        assert [ledger.ask(4).user_attrs["home"] for _ in range(2)] == ["0000", "0001"]
+    assert len({tuple(t.params.values()) for t in ledger.trials()}) == 2
+    for left in (LIVES, 2, 1):
+        dying = Ledger(tmp_path / "dying", choices)
+        with dying.working():
+            again = dying.ask(1)
+            assert again.user_attrs.get("lives", LIVES) == left
+            assert dying.frail(again) == (left == 1)
+
+
 def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, SPACE)
     with ledger.working():

@@ -24,7 +24,6 @@ from potstill.config.load import resolve
 from potstill.console import Console
 from potstill.errors import InterruptedRun
 from potstill.search.ledger import LIVES, Ledger
-from potstill.search.plan import Plan
 from potstill.search.say import Teller
 from potstill.search.space import read
 from potstill.taps import Frozen
@@ -183,13 +182,3 @@ def test_two_seeds_a_trial(teacher_run: Path, asked: Counter[tuple[str, ...]]) -
     assert asked.total() == 2 * 2 * EPOCH
     for t in found.trials:
         assert as_alone(found.path / t["home"], 1)
-
-
-def test_whose_order() -> None:
-    nets = {"teacher.model": "a", "student.model": "b", "seed": 7}
-
-    def order(over: str, **more: Any) -> int | None:
-        return Plan(flags=nets if "seed=" not in over else {**nets, "seed": 0}, over=[over], **more).config.data.order
-
-    assert order("optim.lr=0.1..1", together=2) is None
-    assert order("optim.lr=0.1..1") is None

@@ -48,3 +48,19 @@ def test_another_process_searches_the_same(mine: list[str]) -> None:
     other = Plan(**json.loads(json.dumps(plan.shared())))
     assert other.dimensions == plan.dimensions
     assert (other.made, other.trials, other.workers) == (plan.made, 3, 1)
+
+
+def test_trials_together_see_the_same_pictures() -> None:
+    """Where the seed is varied their order is fixed, and written down; else nothing depends on how many are trained at once."""
+    nets = {"teacher.model": "a", "student.model": "b"}
+    over = ["losses.kd.temperature=1..20"]
+    assert Plan(flags=nets, over=over, together=4).made == Plan(flags=nets, over=over).made
+    seeds = Plan(overrides=["data.batch=8"], flags=nets, over=["seed=5..9"], together=4)
+    assert [seeds.resolved({"seed": s}).order(s) for s in (5, 9)] == [0, 0]
+    assert seeds.resolved({"seed": 9}).data.batch == 8
+    apart = Plan(flags=nets, over=["seed=5..9"])
+    assert [apart.resolved({"seed": s}).order(s) for s in (5, 9)] == [5, 9]
+    both = Plan(flags={**nets, "seeds": 2, "together": 2, "seed": 3}, over=over, together=4).config
+    assert (both.together, both.seeds, both.order(3), both.order(4)) == (1, 2, 3, 3)
+    with pytest.raises(ConfigError, match="--together must be a whole number from 1"):
+        _ = Plan(flags=nets, over=over, together=0).dimensions
