@@ -33,7 +33,7 @@ MAY = {
     "stats": set(),
     "checkpoint": BASE,
     "watch": BASE | {"checkpoint", "sharded"},
-    "sharded": BASE | {"recompute", "taps"},
+    "sharded": BASE | {"losses", "recompute", "taps"},
     "engine": BASE | {"checkpoint", "sharded", "watch"},
     "proof": BASE | {"taps"},
     "compiled": SCHEME | {"proof", "teacher"},

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,19 +140,39 @@ def test_torchrun_gives_what_one_process_gives_and_goes_on_after_a_kill(teacher_
         subprocess.run(torchrun(processes, *distil(teacher_run, name, 3)), check=True, env=quiet(), timeout=300)
         assert losses(name) == pytest.approx(losses("one"), rel=1e-3)
 
-    long = [*distil(teacher_run, "torn", 150), "save_steps=100"]  # soon enough on a fast machine
+    torn(distil(teacher_run, "torn", 150))
+    subprocess.run(torchrun(2, "resume", "runs/torn"), check=True, env=quiet(), timeout=300)
+    subprocess.run(torchrun(2, *distil(teacher_run, "whole", 150)), check=True, env=quiet(), timeout=300)
+    assert losses("torn") == losses("whole")
+
+
+def torn(arguments: list[str]) -> None:
+    """Begin a run with two processes, and kill one of them where a checkpoint is."""
+    folder = Path("runs", arguments[arguments.index("--name") + 1])
+    long = [*arguments, "save_steps=100"]  # soon enough on a fast machine
     begun = subprocess.Popen(torchrun(2, *long), env=quiet(), start_new_session=True)
-    state = Path("runs/torn/student-s0/state/last.json")
     until = time.monotonic() + 200
-    while not state.exists() and time.monotonic() < until:
+    while not (folder / "student-s0/state/last.json").exists() and time.monotonic() < until:
         time.sleep(0.2)
     ranks = subprocess.run(["pgrep", "-P", str(begun.pid)], capture_output=True, text=True, check=True).stdout.split()
     os.kill(int(ranks[-1]), signal.SIGKILL)  # one process only: torchrun ends the others
     assert begun.wait(timeout=120) != 0
-    assert json.loads(Path("runs/torn/run.json").read_text())["status"] != "done"
+    assert json.loads((folder / "run.json").read_text())["status"] != "done"
+
+
+@pytest.mark.slow
+def test_a_run_in_parts_goes_on_exactly_and_in_one_process(teacher_run: Path) -> None:
+    Path("net.py").write_text(NET)
+    parts = ["strategy=fsdp", "optim=adamw"]
+    torn([*distil(teacher_run, "torn", 60), *parts])
+    shutil.copytree("runs/torn", "runs/alone")
     subprocess.run(torchrun(2, "resume", "runs/torn"), check=True, env=quiet(), timeout=300)
-    subprocess.run(torchrun(2, *distil(teacher_run, "whole", 150)), check=True, env=quiet(), timeout=300)
+    subprocess.run(torchrun(2, *distil(teacher_run, "whole", 60), *parts), check=True, env=quiet(), timeout=300)
     assert losses("torn") == losses("whole")
+    read = [Path("runs", name, "student.safetensors").read_bytes() for name in ("torn", "whole")]
+    assert read[0] == read[1]
+    subprocess.run([sys.executable, "-m", "potstill", "resume", "runs/alone"], check=True, env=quiet(), timeout=300)
+    assert losses("alone") == pytest.approx(losses("whole"), rel=1e-3)
 
 
 def test_a_checkpoint_of_other_many_processes_is_read(tmp_path: Path) -> None:

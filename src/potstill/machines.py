@@ -48,6 +48,20 @@ def first() -> bool:
     return started() is None or int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
 
 
+def processes(config: Config) -> int:
+    """How many train together: as many as were started, else as configured."""
+    if group := met():
+        return group[1]
+    devices, nodes = started() or (config.devices, config.nodes)
+    return devices * nodes
+
+
+def gone_on(config: Config) -> Config:
+    """The configuration of a run that goes on: one process holds nets whole, however many had parts of them before."""
+    shared = config.strategy == "fsdp" and processes(config) > 1
+    return config if shared else config.model_copy(update={"strategy": "auto"})
+
+
 def make_fabric(config: Config) -> Fabric:
     """Devices and precision as configured; processes as their launcher counts them.
 
@@ -96,8 +110,8 @@ def make_fabric(config: Config) -> Fabric:
             raise MachineError(
                 f"{what}={asked}, but the launcher started {got}", hint=f"leave {what} out: the launcher says it"
             )
-    processes = group[1] if group else devices * nodes
-    many = processes > 1
+    number = processes(config)
+    many = number > 1
     if config.strategy == "fsdp" and not many:
         raise MachineError(
             "strategy=fsdp shares a net out among several processes; here is one",
@@ -109,7 +123,7 @@ def make_fabric(config: Config) -> Fabric:
         num_nodes=1 if group else nodes,
         plugins=[_Met()] if group and many else None,
         precision=name,  # type: ignore[arg-type]
-        strategy="auto" if not many else strategy(processes) if config.strategy == "fsdp" else "ddp",
+        strategy="auto" if not many else strategy(number) if config.strategy == "fsdp" else "ddp",
     )
     if many:
         fabric.launch()

@@ -11,6 +11,7 @@ from potstill.machines import home_of_teacher, make_fabric
 from potstill.meant import check_names, untrained, views_of
 from potstill.models.resolve import resolve
 from potstill.ready import Objects, Ready
+from potstill.sharded import sharding, words
 
 
 def prepare(config: Config, objects: Objects | None = None) -> Ready:
@@ -50,6 +51,9 @@ def prepare(config: Config, objects: Objects | None = None) -> Ready:
     student = ready.student(config.seed)
     classes_fit(student, ready, "student")
     introduce("student", student, ready)
+    if sharding(fabric):
+        nets = {"student": student.module, **({"teacher": ready.teacher.module} if ready.teacher else {})}
+        ready.say(f"parts    {words(nets, fabric.world_size)}")
     return ready
 
 

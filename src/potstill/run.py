@@ -27,7 +27,7 @@ from potstill.deliver import Delivery
 from potstill.engine import whole
 from potstill.errors import ConfigError, InterruptedRun, PotstillError
 from potstill.files import write_atomically
-from potstill.machines import first, met
+from potstill.machines import first, gone_on, met
 from potstill.meant import ALONE, losses_of
 from potstill.methods.build import Built
 from potstill.models.net import Net
@@ -205,7 +205,7 @@ def resume_by_step(
             f"{folder.path} was started from Python with objects: the command line cannot make them again",
             hint="potstill.resume(path, teacher=..., student=..., data=...)",
         )
-    config = resolve_config([str(folder.path / "config.yaml")], [], {}).config
+    config = gone_on(resolve_config([str(folder.path / "config.yaml")], [], {}).config)
     if epochs is not None and epochs != config.epochs:
         raise ConfigError(
             f"epochs: the run was started with {config.epochs}, got {epochs}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from typing import Any, TypeVar, cast
 
@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from potstill.errors import ModelError
+from potstill.losses._heads import LiveHead
 from potstill.recompute import blocks
 from potstill.taps import Frozen, Spot, Tapped, find
 
@@ -46,9 +47,10 @@ def seat(fabric: Fabric) -> torch.device:
     return torch.device("cpu") if sharding(fabric) else fabric.device
 
 
-def units(net: nn.Module) -> list[nn.Module]:
+def units(net: nn.Module, lent: Collection[nn.Module] = ()) -> list[nn.Module]:
     """What is gathered when it runs, and given away again: the blocks of a net (residual blocks, layers of a transformer) and
-    each other layer with more than ``SHARE`` of its parameters. What shares a parameter with the rest is none."""
+    each other layer with more than ``SHARE`` of its parameters. What shares a parameter with the rest is none, nor is what
+    somebody else reads too (``lent``)."""
     total, inside = sum(p.numel() for p in net.parameters()), blocks(net)
     among = {m for block in inside for m in block.modules()}
 
@@ -62,7 +64,7 @@ def units(net: nn.Module) -> list[nn.Module]:
     found = []
     for unit in dict.fromkeys([*inside, *heavy(net)]):
         own = Counter(id(p) for m in unit.modules() for p in m.parameters(recurse=False))
-        if own and all(places[p] == n for p, n in own.items()):
+        if own and all(places[p] == n for p, n in own.items()) and not any(m in lent for m in unit.modules()):
             found.append(unit)
     return found
 
@@ -94,10 +96,12 @@ def shard(scheme: M, fabric: Fabric) -> M:
     mesh = cast(ModelParallelStrategy, fabric.strategy).device_mesh["data_parallel"]
     half = isinstance(fabric.strategy.precision, MixedPrecision)
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if half else None
+    borrowers = [v for m in made.modules() for v in vars(m).values() if isinstance(v, LiveHead)]
+    lent = cast(list[nn.Module], [v.head for v in borrowers])
     names = {id(p): name for name, p in made.named_parameters()}
 
     def parted(net: Tapped, learns: bool) -> None:
-        found, heard = units(net.net), [find(net.net, Spot.parse(spot).path) for spot in net.spots]
+        found, heard = units(net.net, lent), [find(net.net, Spot.parse(spot).path) for spot in net.spots]
         norms: list[nn.Module] = [
             m for unit in found for m in unit.modules() if isinstance(m, NORMS) and [*m.parameters(False)]
         ]
@@ -192,6 +196,14 @@ def _part(value: Any, parameter: Any) -> Any:
 
     mesh = parameter.device_mesh
     return distribute_tensor(value.to(mesh.device_type), mesh, parameter.placements, src_data_rank=None)
+
+
+def words(nets: Mapping[str, nn.Module], processes: int) -> str:
+    """What each process will hold of these nets, for the preflight."""
+    params = sum(p.numel() for net in nets.values() for p in net.parameters())
+    turns = ", ".join(f"{len(units(net))} units of the {name}" for name, net in nets.items())
+    each = f"{params:,} parameters ({' and '.join(nets)})"
+    return f"{processes} processes share {each}; gathered in turn are {turns}, and the rest"
 
 
 def held(module: nn.Module) -> tuple[int, int]:
