@@ -49,7 +49,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("afd", "power = [f.square().sum(1) for f in ss]"): SCALE,
     ("afd", "theirs = attention(g.square().sum(1), size_of(g))"): SCALE,
     ("ab", "return F.relu(margin - fires * s).square().flatten(1).sum(1)"): PROMOTES,
-    ("at", "power: Tensor = SquareSum.apply(f) if self.p == 2 else f.abs().pow(self.p).mean(1)"): SCALE,
+    ("at", "power: Tensor = ChannelSquares.apply(f) if self.p == 2 else f.abs().pow(self.p).mean(1)"): SCALE,
     ("fsp", "a, b = ((h if h.shape[4:] == size else pool(h, size)).flatten(2) for h in (f, g))"): ONE_SIZE,
     ("crcd", "if self.ours is None and self.theirs is None:"): BOTH,
     ("crcd", "if self.theirs is None:"): BOTH,

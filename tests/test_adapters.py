@@ -56,3 +56,14 @@ def test_resizing_averages_down_and_interpolates_up() -> None:
     assert torch.equal(resized(f, (2, 2)), torch.tensor([[[[2.5, 4.5], [10.5, 12.5]]]]))
     assert resized(f, (8, 8)).shape == (1, 1, 8, 8)
     assert resized(f, (4, 4)) is f
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(2, 3), (1, 1), (4, 3), (3, 4), (4, 2)])
+def test_the_gradient_of_averaging_down(size: tuple[int, int], layout: torch.memory_format) -> None:
+    f = torch.randn(2, 3, 4, 6, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    torch.testing.assert_close(resized(f, size), torch.nn.functional.adaptive_avg_pool2d(f, size))
+    assert torch.autograd.gradcheck(lambda f: resized(f, size), f)
+    resized(f, size).square().sum().backward()
+    assert f.grad is not None
+    assert f.grad.is_contiguous(memory_format=layout)

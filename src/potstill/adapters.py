@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from potstill.errors import ModelError
 from potstill.types import Shape
@@ -70,5 +72,27 @@ def resized(f: Tensor, size: tuple[int, int]) -> Tensor:
     if f.shape[2:] == size:
         return f
     if f.shape[2] >= size[0] and f.shape[3] >= size[1]:
-        return F.adaptive_avg_pool2d(f, size)
+        if f.shape[2] % size[0] or f.shape[3] % size[1] or not f.requires_grad:
+            return F.adaptive_avg_pool2d(f, size)
+        means: Tensor = _Blocks.apply(f, size)
+        return means
     return F.interpolate(f, size, mode="bilinear", align_corners=False)
+
+
+class _Blocks(torch.autograd.Function):
+    """The mean of each block of a map, whole blocks each way. On a CPU the backward of torch takes three times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor, size: tuple[int, int]) -> Tensor:
+        ctx.block = (f.shape[2] // size[0], f.shape[3] // size[1])
+        return F.adaptive_avg_pool2d(f, size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (h, w), (B, C, H, W) = ctx.block, g.shape
+        g = g / (h * w)
+        if not g.is_contiguous(memory_format=torch.channels_last):
+            return g[:, :, :, None, :, None].expand(B, C, H, h, W, w).reshape(B, C, H * h, W * w), None
+        spread = g.permute(0, 2, 3, 1)[:, :, None, :, None].expand(B, H, h, W, w, C)
+        return spread.reshape(B, H * h, W * w, C).permute(0, 3, 1, 2), None

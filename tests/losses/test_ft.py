@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from potstill.errors import ModelError
 from potstill.losses import FT
 from potstill.losses._paraphraser import Paraphrase, Paraphraser
 from potstill.losses.ft import factor_distance
@@ -75,3 +76,10 @@ def test_no_gradient_reaches_the_teachers_factors():
     loss(s, t).sum().backward()
     assert t.grad is None
     assert all(p.grad is None for p in loss.paraphraser.parameters())
+
+
+@pytest.mark.parametrize("shapes", [((3, 1, 1), (6, 4, 4)), ((5,), (7,))])
+def test_an_attention_map_of_one_position_is_refused(shapes) -> None:
+    with pytest.raises(ModelError, match="one position"):
+        FT(*shapes)
+    assert FT(*shapes, form="factor")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from potstill.errors import ModelError
-from potstill.losses._relations import deviations, vectors
+from potstill.losses._relations import deviations, unit, vectors
 
 
 @pytest.mark.parametrize(("s", "t"), [((3, 4), (2, 4)), ((3,), (3, 4)), ((3, 4), (3,)), ((3,), (3,))])
@@ -34,3 +34,19 @@ def test_deviations_are_noise_below_a_millionth_of_the_size(size: float) -> None
     (slope,) = torch.autograd.grad((said * sign).sum(), x)
     assert slope[0].abs().sum() > 0
     assert slope[1].abs().sum() == 0
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_directions_and_their_slopes(dim: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(unit(x, dim), x / x.norm(dim=dim, keepdim=True))
+    assert torch.autograd.gradcheck(lambda x: unit(x, dim), x)
+
+
+def test_a_zero_vector_has_no_direction_and_no_slope() -> None:
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    u = unit(x)
+    torch.testing.assert_close(u, torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
+    (slope,) = torch.autograd.grad(u[:, 0].sum(), x)
+    torch.testing.assert_close(slope, torch.tensor([[0.0, 0.0], [0.64 / 5, -0.48 / 5]]))

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from potstill.losses._squares import square_mean
+from potstill.losses._squares import HingeSquares, square_mean, square_sums
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2, 5), (1, 2, 3), (1, 1)])
@@ -32,3 +32,23 @@ def test_a_batch_of_no_samples_has_an_empty_gradient() -> None:
     square_mean(a, torch.randn(0, 4)).sum().backward()
     assert a.grad is not None
     assert a.grad.shape == (0, 4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_sums_by_channel(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    a, b = (torch.randn(2, 3, 4, 5, dtype=torch.float64).contiguous(memory_format=layout) for _ in range(2))
+    a.requires_grad_()
+    torch.testing.assert_close(square_sums(a, b, kept=2), (a - b).square().sum((2, 3)))
+    assert torch.autograd.gradcheck(lambda a: square_sums(a, b, kept=2), a)
+    assert square_sums(a, b, kept=4).shape == (2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4, 5), (1, 1, 1, 1)])
+def test_the_hinge_is_that_of_the_signs_and_its_gradient_is_right(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    s = (1.5 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
+    t = torch.randn(shape, dtype=torch.float64).relu()  # zero counts as not firing
+    sign = torch.where(t > 0, 1.0, -1.0)
+    torch.testing.assert_close(HingeSquares.apply(s, t, 0.7), (0.7 - sign * s).relu().square().flatten(1).sum(1))
+    assert torch.autograd.gradcheck(lambda s: HingeSquares.apply(s, t, 0.7), s)

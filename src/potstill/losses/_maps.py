@@ -75,6 +75,11 @@ def as_map(f: Tensor) -> Tensor:
     return f[:, -H * W :].transpose(1, 2).unflatten(2, (H, W)) if f.ndim == 3 else f.reshape(len(f), C, H, W)
 
 
+def places(f: Tensor) -> Tensor:
+    """A map (B, C, H, W) as a row of channels for each place, (B, HW, C), of the same memory in either layout."""
+    return f.permute(0, 2, 3, 1).flatten(1, 2) if f.stride(1) == 1 else f.flatten(2).mT
+
+
 def pooled(f: Tensor) -> Tensor:
     """A feature averaged over its positions, (B, C), float32."""
     if f.ndim == 2:

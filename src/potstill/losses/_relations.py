@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from potstill.errors import ModelError
 
@@ -29,7 +30,26 @@ def unit(x: Tensor, dim: int = -1) -> Tensor:
 
     ``x / x.norm()`` has a slope of 0/0 there, and ``x / norm.clamp_min(eps)`` one of 1/eps.
     """
-    return x * inverse_root(x.square().sum(dim, keepdim=True))
+    directions: Tensor = _Unit.apply(x, dim)
+    return directions
+
+
+class _Unit(torch.autograd.Function):
+    """The slope of a direction is what is across it: two passes over it, autograd has five."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int) -> Tensor:
+        scale = inverse_root(x.square().sum(dim, keepdim=True))
+        u = x * scale
+        ctx.save_for_backward(u, scale)
+        ctx.dim = dim
+        return u
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        u, scale = ctx.saved_tensors
+        return torch.addcmul(g, u, (g * u).sum(ctx.dim, keepdim=True), value=-1) * scale, None
 
 
 def inverse_root(squared: Tensor, least: float = 1e-24) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.adapters import ConvReg
 from potstill.losses._maps import Features, Shapes, as_maps, shape_pairs
+from potstill.losses._squares import HingeSquares
 from potstill.losses.base import Loss
 from potstill.ranges import Positive
 from potstill.types import Batch
@@ -58,5 +58,5 @@ class AB(Loss):
 
 def boundary(s: Tensor, t: Tensor, margin: float) -> Tensor:
     """The squared hinge on the teacher's signs, summed over each sample, (B,)."""
-    fires = (t > 0).float().mul_(2).sub_(1)  # +1 or -1: cheaper than torch.where, forward and backward
-    return F.relu(margin - fires * s.float()).square().flatten(1).sum(1)
+    hinge: Tensor = HingeSquares.apply(s, t, margin)
+    return hinge

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.errors import ModelError
 from potstill.losses._maps import Features, as_maps, at_one_size
+from potstill.losses._squares import ChannelSquares
 from potstill.losses.base import Loss
 from potstill.ranges import Positive
 from potstill.types import Batch
@@ -54,19 +53,5 @@ class AT(Loss):
 
     def attention(self, f: Tensor) -> Tensor:
         """The attention map as a unit vector, (B, H·W); zero for a map that is zero."""
-        power: Tensor = SquareSum.apply(f) if self.p == 2 else f.abs().pow(self.p).sum(1)
+        power: Tensor = ChannelSquares.apply(f) if self.p == 2 else f.abs().pow(self.p).sum(1)
         return F.normalize(power.flatten(1), dim=1)  # which makes sum and mean the same
-
-
-class SquareSum(torch.autograd.Function):
-    """The sum of squares over channels, (B, C, H, W) -> (B, H, W): one pass over it in backward, autograd has three."""
-
-    @staticmethod
-    def forward(ctx: Any, f: Tensor) -> Tensor:
-        ctx.save_for_backward(f)
-        return f.square().sum(1)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
-        (f,) = ctx.saved_tensors
-        return (2 * slope)[:, None] * f

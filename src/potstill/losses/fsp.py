@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from potstill.adapters import resized
 from potstill.errors import ModelError
-from potstill.losses._maps import Features, as_maps, shape_pairs
+from potstill.losses._maps import Features, as_maps, places, shape_pairs
 from potstill.losses.base import Loss
 from potstill.types import Batch, Shape
 
@@ -60,11 +61,11 @@ class FSP(Loss):
 
     def flow(self, maps: list[Tensor]) -> list[Tensor]:
         """The FSP matrices of consecutive maps, (B, c_i, c_{i+1})."""
-        pool = F.adaptive_avg_pool2d if self.pooling == "average" else F.adaptive_max_pool2d
+        pool = resized if self.pooling == "average" else F.adaptive_max_pool2d
         matrices = []
         for f, g in pairwise(maps):
             size = (min(f.shape[2], g.shape[2]), min(f.shape[3], g.shape[3]))
             with torch.autocast(f.device.type, enabled=False):
-                a, b = ((h if h.shape[2:] == size else pool(h, size)).flatten(2) for h in (f, g))
-                matrices.append(a @ b.mT / a.shape[2])
+                a, b = (places(h if h.shape[2:] == size else pool(h, size)) for h in (f, g))
+                matrices.append(a.mT @ b / a.shape[1])
         return matrices

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from potstill.losses._maps import as_map, at_one_size, map_shape
+from potstill.errors import ModelError
+from potstill.losses._maps import as_map, at_one_size, map_shape, smaller
 from potstill.losses._paraphraser import Paraphraser, factors, layers
 from potstill.losses._relations import unit
 from potstill.losses.base import Loss
@@ -31,7 +32,10 @@ class FT(Loss):
         rate: k, channels of a factor for one of the teacher's map; 0.5.
         batch_norm: BatchNorm in the translator: True in RepDistiller, False in the authors' code.
 
-    Shape: ``s``, ``t``: maps (B, C, H, W), tokens or vectors. Result: (B,).
+    Shape: ``s``, ``t``: maps (B, C, H, W) or tokens; with ``factor`` vectors too. Result: (B,).
+
+    Raises:
+        ModelError: ``attention`` between maps of one position, which could teach nothing.
 
     Differs from RepDistiller: the teacher's side runs without autograd (there its gradients were computed and thrown away).
 
@@ -49,6 +53,11 @@ class FT(Loss):
     ) -> None:
         super().__init__()
         self.form = form
+        if form == "attention" and smaller(map_shape(s_shape), map_shape(t_shape)) == (1, 1):
+            raise ModelError(
+                f"the attention map of one position is 1 whatever it holds, got maps {tuple(s_shape)} and {tuple(t_shape)}",
+                hint="form: factor, an earlier spot, or fitnet",
+            )
         c, C = map_shape(s_shape)[0], map_shape(t_shape)[0]
         k = factors(C, rate)
         self.translator = layers(nn.Conv2d, (c, c, k, k), batch_norm)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from potstill.losses._maps import Features, as_maps, at_one_size
-from potstill.losses._relations import unit
+from potstill.losses._maps import Features, as_maps, at_one_size, places
+from potstill.losses._relations import gram, inverse_root, unit
 from potstill.losses.base import Loss
 from potstill.types import Batch
 
@@ -41,11 +41,18 @@ class NST(Loss):
 def mmd(f: Tensor, g: Tensor) -> Tensor:
     """The squared MMD of the channels of two maps, (B, c, H, W) and (B, C, H, W), for each sample, (B,)."""
     with torch.autocast(f.device.type, enabled=False):
-        s, t = unit(f.flatten(2)), unit(g.flatten(2))
-        c, C = s.shape[1], t.shape[1]
-        if s.shape[2] <= max(c, C):
-            return (s.mT @ s / c - t.mT @ t / C).square().sum((1, 2))
-        tt = (t @ t.mT).square().sum((1, 2)) / C**2
-        st = (s @ t.mT).square().sum((1, 2)) / (c * C)
-        ss = (s @ s.mT).square().sum((1, 2)) / c**2
-        return tt - 2 * st + ss
+        s, t = places(f), places(g)
+        c, C = s.shape[2], t.shape[2]
+        if s.shape[1] <= max(c, C):
+            s, t = unit(s, 1), unit(t, 1)
+            return (gram(s) / c - gram(t) / C).square().sum((1, 2))
+        # the channels' lengths stand on the diagonal: the products are brought to unit length, not the maps. (Not by
+        # k.diagonal(): compiled by inductor, its gradient was wrong.)
+        ss, st, tt = gram(s.mT), s.mT @ t, gram(t.mT)
+        a, b = (inverse_root((k * torch.eye(k.shape[1], device=k.device)).sum(2)) for k in (ss, tt))
+        return squares(tt, b, b) / C**2 - 2 * squares(st, a, b) / (c * C) + squares(ss, a, a) / c**2
+
+
+def squares(k: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The sum of the squares of k (B, M, N) with its rows times a (B, M) and its columns times b (B, N), (B,)."""
+    return (k * a[:, :, None] * b[:, None]).square().sum((1, 2))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.losses._maps import Features, Shapes, as_maps, at_one_size, conv, shape_pairs
+from potstill.losses._squares import square_sums
 from potstill.losses.base import Loss
 from potstill.ranges import Positive
 from potstill.types import Batch
@@ -62,5 +63,5 @@ class VID(Loss):
 
 def surprise(mean: Tensor, scale: Tensor, t: Tensor) -> Tensor:
     """-log of the normal density of ``t``, (B, C, H, W), without its constant, averaged over each sample, (B,)."""
-    variance = (F.softplus(scale.float()) + EPS)[:, None, None]
-    return 0.5 * ((mean.float() - t).square() / variance + variance.log()).flatten(1).mean(1)
+    variance, places = F.softplus(scale.float()) + EPS, math.prod(mean.shape[2:])
+    return 0.5 * (square_sums(mean, t, kept=2) / (variance * places) + variance.log()).mean(1)
