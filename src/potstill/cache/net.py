@@ -70,18 +70,21 @@ class Cached(nn.Module):
             raise ConfigError(REFUSALS["blend"], hint=WAYS_OUT[REFUSALS["blend"]])
         rows = self.store.rows(batch.ids.cpu().numpy(), batch.views.cpu().numpy())
         records, there = self.store.read(rows)
-        gaps = np.flatnonzero(~there)
+        if self.together or not there.all():
+            self._fill(batch, rows, records, np.flatnonzero(~there))
+        return self.layout.decode(torch.from_numpy(records).to(batch.x.device))
+
+    def _fill(self, batch: Batch, rows: np.ndarray, records: np.ndarray, gaps: np.ndarray) -> None:
+        """Ask about the batch where records are not there, and put them to the others and to the store."""
         if len(gaps):
             if self.live is None:
                 raise DataError(f"the cache {self.store.folder} has gaps", hint="potstill cache verify")
             self.asked += len(rows)  # all of them: a part would be rounded otherwise than the whole batch
-            fresh = self.layout.encode(self.live(batch.x)).cpu().numpy()
-            records[gaps] = fresh[gaps]
+            records[gaps] = self.layout.encode(self.live(batch.x)).cpu().numpy()[gaps]
         at, new = rows[gaps], records[gaps]
         if self.together:
             at, new, self.together = exchange(at, new, self.store.writing, batch.x.device)
         self.store.write(at, new)
-        return self.layout.decode(torch.from_numpy(records).to(batch.x.device))
 
     def pictures(self, rows: np.ndarray, data: Data, views: Views | None) -> Tensor:
         """The pictures that the records are of, (B, C, H, W), as a net sees them, on the teacher's device."""
