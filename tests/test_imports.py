@@ -83,6 +83,7 @@ def test_every_part_is_listed() -> None:
         "chain",
         "compress",
         "control",
+        "convoy",
         "deliver",
         "demo",
         "evaluate",

@@ -34,6 +34,7 @@ def test_a_sweep_is_read_with_its_defaults(tmp_path: Path) -> None:
         "stop": True,
         "recover": None,
         "workers": 1,
+        "together": 1,
         "launcher": None,
     }
     assert resolve([], [], NETS).config.sweep is None
