@@ -16,7 +16,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import potstill
+from potstill import run as jobs
 from potstill.cli import run as cli
+from potstill.config.load import resolve
+from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun
 from potstill.models import load_student
 from potstill.trial import Stop
@@ -377,3 +380,14 @@ def test_a_teacher_is_measured_once_for_several_runs_and_anew_for_other_data(
     assert len(measured) == asked - 2
     teacher_of(val=0.3)
     assert len(measured) == asked
+
+
+def test_what_looks_odd_is_said_beforehand(teacher_run: Path) -> None:
+    def check(student: str, batch: int) -> str:
+        config = resolve([], [], {"teacher.model": str(teacher_run), "student.model": student, "data.batch": batch})
+        return "\n".join(jobs.check(config.config, console=Console(quiet=True)))
+
+    odd, usual = check("zoo:cnn(widths=(64, 64))", 5000), check(STUDENT, 64)
+    for words in ("no smaller than its teacher", "each step sees all 1,078 pictures"):
+        assert words in odd
+        assert words not in usual

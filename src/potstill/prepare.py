@@ -5,6 +5,7 @@ from __future__ import annotations
 from potstill.adopt import adopt, classes_fit
 from potstill.card import introduce
 from potstill.config.schema import Config, ModelConfig
+from potstill.cost import parameters
 from potstill.data.sources import load
 from potstill.errors import ConfigError
 from potstill.machines import home_of_teacher, make_fabric
@@ -51,6 +52,12 @@ def prepare(config: Config, objects: Objects | None = None) -> Ready:
     student = ready.student(config.seed)
     classes_fit(student, ready, "student")
     introduce("student", student, ready)
+    if ready.teacher and parameters(student.module) >= parameters(ready.teacher.module):
+        ready.say("         it is no smaller than its teacher")
+    if config.data.batch > len(splits.train):
+        ready.say(
+            f"batch    {config.data.batch} is more than there are: each step sees all {len(splits.train):,} pictures"
+        )
     if sharding(fabric):
         nets = {"student": student.module, **({"teacher": ready.teacher.module} if ready.teacher else {})}
         ready.say(f"parts    {words(nets, fabric.world_size)}")

@@ -397,3 +397,16 @@ def test_torch_is_not_needed() -> None:
         " {'teacher': 'a', 'student': 'b', 'method': 'at+kd'})\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_record_of_a_run_that_was_cut_is_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    cut = write("kind: distill\nepochs: 3\n", str(tmp_path / "config.yaml"))
+    with pytest.raises(ConfigErrors, match="student") as raised:
+        resolve([cut])
+    assert "was whole when the run wrote it" in str(raised.value.why)
+    with pytest.raises(ConfigErrors) as raised:
+        resolve([write("kind: distill\n")])
+    assert raised.value.why is None
+    with pytest.raises(ConfigErrors, match="must be a finite number, got 'nan'"):
+        made("optim.lr=nan", **NETS)

@@ -92,13 +92,20 @@ def resolve(
         ConfigError: all faults at once, each with its place (:class:`ConfigErrors`); or a file that cannot be read.
         RefusedError: a file with tags, or too large.
     """
+    files = list(files)
     layers = [
         from_document(read(path, path.name if path in recipes().values() else str(path))) for path in map(find, files)
     ]
     command, problems = from_command(flags or {}, list(overrides))
     layers.append(command)
     spare = copy.deepcopy(layers) if any("sweep" in layer.values for layer in layers) else []
-    resolved = _settled(layers, problems, kind)
+    try:
+        resolved = _settled(layers, problems, kind)
+    except ConfigError as error:
+        own = next((p for p in map(find, files) if p.name == "config.yaml" and (p.parent / "run.json").is_file()), None)
+        if own and not (flags or overrides):
+            error.why = f"{own} was whole when the run wrote it: it has been cut or changed since"
+        raise
     found = later.compress(resolved.config, lambda flags: resolve([], [], flags, "distill"))
     if spare:
         found += later.sweep(resolved.config, lambda more: _settled([*copy.deepcopy(spare), more], [], kind))
