@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from potstill.engine import fit, fit_by_step
 from potstill.errors import DivergedError, InterruptedRun
 from potstill.meant import losses_of
 from potstill.prepare import prepare
+from potstill.rehearse import _timed, rehearse
 from potstill.runs import Journal
 from potstill.taps import Frozen
 from potstill.together import Group, Once, Turns, at_once, counted, side_by_side
@@ -312,6 +314,37 @@ def test_it_says_why_not(teacher_run: Path) -> None:
     ready = prepare(config)
     routed = ready.build(ready.student(0), losses_of(config), ready.teacher).scheme
     assert "each student's decisions" in said([routed])[1]
+
+
+@pytest.mark.usefixtures("_here")
+def test_the_time_that_is_said_knows_of_one_pass(teacher_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: a step takes 1 s, its teacher 3 s more; 2 epochs of 5 steps for 4 students."""
+
+    def timed(ready: Any, scheme: Any, batches: Any) -> tuple[float, float, dict[str, float]]:
+        return 1.0, 3.0, {link.name: 0.0 for link in scheme.links}
+
+    monkeypatch.setattr("potstill.rehearse._timed", timed)
+    flags = {"teacher.model": str(teacher_run), **SETTINGS, "seeds": 4}
+
+    def said(**more: Any) -> str:
+        ready = prepare(resolve([], [], {**flags, **more}, "distill").config)
+        rehearse(ready)
+        return next(line for line in ready.lines if line.startswith("budget"))
+
+    assert "about 3 min on cpu, 75 % of it the teacher's" in said(), "4 * 10 * (1 + 3) s"
+    assert "about 70 s on cpu, 43 % of it the teacher's" in said(together=4), "10 * (4 + 3) s"
+    assert "about 2 min on cpu, 60 %" in said(together=2), "10 * (4 + 2 * 3) s"
+    assert "about 70 s on cpu, 43 %" in said(seeds=2, together=2, control=True), "10 * (2 + 3) s, alone 2 * 10 s"
+
+
+def test_the_teachers_time_apart(teacher_run: Path) -> None:
+    flags = {"teacher.model": str(teacher_run), **SETTINGS}
+    config = resolve([], [], flags, "distill").config
+    ready = prepare(config)
+    scheme = ready.placed(ready.build(ready.student(0), losses_of(config), ready.teacher).scheme)
+    scheme.nets["teacher"].net.register_forward_pre_hook(lambda *_: time.sleep(0.3))
+    own, asking, _ = _timed(ready, scheme, [next(iter(ready.stream(0).epoch(0)))] * 2)
+    assert own < 0.3 < asking
 
 
 def stage_without_teacher() -> Any:

@@ -59,6 +59,7 @@ def test_two_workers_share_the_trials(teacher_run: Path, capsys: pytest.CaptureF
         (["digits", "--over", "losses.kd.temprature=1..20"], 2, "Did you mean 'temperature'"),
         (["digits", "--over", "optim.lr=5..1"], 2, "the range is empty"),
         (["digits", "--trials", "many"], 2, "--trials must be a whole number from 1"),
+        (["digits", "--together", "0"], 2, "--together must be a whole number from 1"),
         (["digits", "--against", "flops"], 2, "--against must be one of"),
         (["nowhere.yaml"], 2, "no such file or recipe"),
     ],

@@ -95,6 +95,8 @@ class Teller:
         """After the first trial: how long the others will take."""
         took = [r["seconds"] for r in rows if r["seconds"]]
         left = self.plan.trials - len(rows)
+        if self.plan.together > 1:
+            left -= len(self.ledger.running())  # those beside it are as far
         if len(rows) == 1 and took and left > 0:
             self.console.say(
                 f"  {'':>9}  about {human(left * took[0] / (self.plan.workers * self.plan.together))} for the other {left}"
