@@ -109,3 +109,11 @@ def test_a_net_that_no_link_reads_does_not_run() -> None:
     teacher = Small(8)
     teacher.register_forward_pre_hook(fail)
     assert list(offline(Small(4), teacher, [Link(CE(), teacher=None)])(batch())) == ["ce"]
+
+
+def test_a_frozen_net_runs_before_those_that_keep_memory_for_their_backward() -> None:
+    scheme, ran = offline(Small(4), Small(8), [Link(CE(), 1.0, teacher=None), Link(KD(), 1.0)]), list[str]()
+    for name, net in scheme.nets.items():
+        net.register_forward_hook(lambda *_, name=name: ran.append(name))
+    scheme(batch())
+    assert ran == ["teacher", "student"]

@@ -142,6 +142,7 @@ class Scheme(nn.Module):
             spots += [s for link in links if link.teacher == name for s in link.at_t]
             tapped = Tapped(net, sorted({*spots}), (prepare or {}).get(name), (order or {}).get(name))
             self.nets[name] = Frozen(tapped) if name in frozen else tapped
+        self.frozen = {*frozen}
         self.active = [n for n in nets if any(n in (link.student, link.teacher) for link in links)]
         self.trains = [p for p in self.parameters() if p.requires_grad] if trains is None else list(trains)
         self.still = list(still)  # a list: these modules are the nets' own
@@ -163,9 +164,10 @@ class Scheme(nn.Module):
     def speak(self, batch: Batch) -> dict[str, Out]:
         """What every net that a link reads says about the batch. Spots are stored in the names that links use.
 
-        A net with ``wants_batch`` is given the batch (whose ids and views a cache needs), others its pictures.
+        A net with ``wants_batch`` is given the batch (whose ids and views a cache needs), others its pictures. Frozen nets come
+        first: their passes are over before there is what the others keep for their backward.
         """
-        nets = {name: self.nets[name] for name in self.active}
+        nets = {name: self.nets[name] for name in sorted(self.active, key=lambda name: name not in self.frozen)}
         return {name: net(batch if getattr(net, "wants_batch", False) else batch.x) for name, net in nets.items()}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
