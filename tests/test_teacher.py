@@ -161,6 +161,14 @@ def test_compiled_where_the_run_is_long_enough(clock: dict[str, float]) -> None:
     assert speed_up(given, X, forwards=800, backend="aot_eager").how[-1] == "channels-last"
 
 
+def test_a_second_teacher_that_is_heard_elsewhere_is_compiled_anew() -> None:
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        for spots in ([], ["fc@in"], SPOTS[:1]):
+            teacher = plain(spots).eval()
+            assert same(replay(teacher, ["compiled"], x, backend="eager")(x), teacher(x))
+
+
 def test_a_choice_is_made_again_without_measuring(clock: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     clock |= {"plain": 1.0, "folded": 0.9, "last": 0.8, "bf16": 0.5, "compiled": 0.3}
     monkeypatch.setattr(module, "has_bf16", lambda device: True)

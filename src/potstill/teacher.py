@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -266,7 +267,10 @@ def _compile(shape: torch.Size, backend: str, made: Swift) -> str | None:
         return said
 
     options: dict[str, Any] | None = {"freezing": True} if backend == "inductor" else None
-    made.quick, made.shape = torch.compile(run, dynamic=False, backend=backend, options=options), shape
+    # with a cache of its own: else a second teacher, which is heard elsewhere, would be given what was compiled for the first
+    compiler: Any = torch.compile
+    own = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(compiler).parameters else {}
+    made.quick, made.shape = compiler(run, dynamic=False, backend=backend, options=options, **own), shape
     return None
 
 
