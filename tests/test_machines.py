@@ -164,10 +164,10 @@ def torn(arguments: list[str]) -> None:
 def test_a_run_in_parts_goes_on_exactly_and_in_one_process(teacher_run: Path) -> None:
     Path("net.py").write_text(NET)
     parts = ["strategy=fsdp", "optim=adamw"]
-    torn([*distil(teacher_run, "torn", 60), *parts])
+    torn([*distil(teacher_run, "torn", 30), *parts])
     shutil.copytree("runs/torn", "runs/alone")
     subprocess.run(torchrun(2, "resume", "runs/torn"), check=True, env=quiet(), timeout=300)
-    subprocess.run(torchrun(2, *distil(teacher_run, "whole", 60), *parts), check=True, env=quiet(), timeout=300)
+    subprocess.run(torchrun(2, *distil(teacher_run, "whole", 30), *parts), check=True, env=quiet(), timeout=300)
     assert losses("torn") == losses("whole")
     read = [Path("runs", name, "student.safetensors").read_bytes() for name in ("torn", "whole")]
     assert read[0] == read[1]
