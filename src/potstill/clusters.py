@@ -19,6 +19,8 @@ from potstill.errors import ConfigError, MachineError
 
 PATIENCE = 5.0
 """Seconds that the head of a cluster may take to answer."""
+OTHERS = {"8265": "dashboard", "10001": "client server"}
+"""Ports of a cluster that are not its own, and often taken for it."""
 UNITS = {"cpu": "CPU", "gpu": "GPU"}
 
 
@@ -141,6 +143,8 @@ def reachable(address: str) -> None:
             f"ray.address must be HOST:PORT, auto or local, got {address!r}",
             hint="from outside of the cluster: ray job submit --address http://HEAD:8265 -- potstill ...",
         )
+    if port in OTHERS:
+        raise ConfigError(f"{address} is the {OTHERS[port]} of a Ray cluster", hint=f"{host}:6379, as ray start says")
     try:
         socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
     except OSError as error:

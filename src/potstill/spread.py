@@ -22,7 +22,8 @@ from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun, MachineError, PotstillError
 from potstill.models.resolve import load_student
 from potstill.ready import Objects
-from potstill.runs import RunFolder, command_line, free, now
+from potstill.runs import RunFolder, command_line, free
+from potstill.trial import Stop
 
 if TYPE_CHECKING:
     from potstill.run import RunResult
@@ -82,7 +83,7 @@ def spread(
         if made != home:
             console.say(f" note     {home} is there already and is left as it is: this run is {made}")
         with common(made.parent) as place:
-            heard = Path(f"{place.mark}.said")
+            heard, stop = Path(f"{place.mark}.said"), Path(f"{place.mark}.stop")
             task = {
                 "place": place,
                 "home": str(made),
@@ -91,14 +92,14 @@ def spread(
                 "resume": {"allow_change": allow_change},
                 "verbose": console.verbose,
                 "heard": str(heard),
+                "stop": str(stop),
             }
             try:
                 with _relayed(heard, console):
                     _fit(cluster, task, need, config, console)
-            except KeyboardInterrupt:
-                _interrupted(made)
             finally:
-                heard.unlink(missing_ok=True)
+                for path in (heard, stop):
+                    path.unlink(missing_ok=True)
                 if made.is_dir() and not any(made.iterdir()):
                     made.rmdir()
     facts = RunFolder.open(made).facts
@@ -111,6 +112,7 @@ def _fit(cluster: Cluster, task: dict[str, Any], need: dict[str, float], config:
     from ray.train.torch import TorchTrainer
 
     home = Path(task["home"])
+    stop = Path(task["stop"])
     books = home.parent / f".{home.name}.ray"
     scale = ScalingConfig(
         num_workers=config.devices * config.nodes,
@@ -122,7 +124,9 @@ def _fit(cluster: Cluster, task: dict[str, Any], need: dict[str, float], config:
         for left in reversed(range(config.ray.failures + 1)):
             kept = RunConfig(name=books.name, storage_path=str(books.parent.absolute()))
             try:
-                TorchTrainer(loop, train_loop_config=task, scaling_config=scale, run_config=kept).fit()
+                _beside(
+                    TorchTrainer(loop, train_loop_config=task, scaling_config=scale, run_config=kept).fit, stop, console
+                )
                 return
             except cluster.ray.exceptions.RayError as error:
                 died: Exception = error
@@ -133,12 +137,14 @@ def _fit(cluster: Cluster, task: dict[str, Any], need: dict[str, float], config:
             faults = getattr(died, "worker_failures", {}).values()
             if fault := next((f for f in faults if isinstance(f, PotstillError)), None):
                 raise fault from None  # another try would not mend it
+            if stop.exists():
+                raise InterruptedRun(f"interrupted: {home}", hint=f"potstill resume {home}") from None
             if not left:
                 raise MachineError(
                     f"a process died, and the run was begun {config.ray.failures + 1} times: {_reason(died)}",
                     hint=f"potstill resume {home}, ray.failures=N, or {home / 'log.txt'}",
                 ) from died
-            console.say(f"  a process died ({_reason(died)}): on from the last checkpoint; {left} more deaths allowed")
+            console.say(f"  a process died ({_reason(died)}): begun again from the last checkpoint")
     finally:
         shutil.rmtree(books, ignore_errors=True)
 
@@ -153,6 +159,7 @@ def loop(task: dict[str, Any]) -> None:
     told = [_begun(home) if lead else None]
     dist.broadcast_object_list(told)
     console = Console(quiet=not lead, verbose=task["verbose"])
+    threading.Thread(target=_stop_where, args=(Path(task["stop"]),), daemon=True).start()
     with open(task["heard"] if lead else os.devnull, "a", encoding="utf-8") as file:
         console.rich = Rich(file=file, highlight=False, quiet=not lead, soft_wrap=True)
         if told[0]:
@@ -204,29 +211,45 @@ def _relayed(heard: Path, console: Console) -> Iterator[None]:
         thread.join()
 
 
-def _interrupted(home: Path) -> None:
-    """Ctrl-C: the processes are gone; the checkpoint is there.
+def _beside(work: Callable[[], object], stop: Path, console: Console) -> None:
+    """Wait for work in a thread of its own: in the main one Ray would take Ctrl-C for itself, and leave.
 
-    Raises:
-        InterruptedRun: always.
+    The first Ctrl-C makes the file ``stop``, by which the processes save their state and end.
     """
-    try:
-        folder = RunFolder.open(home)
-    except ConfigError:
-        raise InterruptedRun("interrupted before the run began") from None
-    until = time.monotonic() + LEASE
-    while time.monotonic() < until:
+    came: list[BaseException | None] = []
+
+    def go() -> None:
         try:
-            with folder.lock():
-                folder.update(status="interrupted", exit_code=InterruptedRun.exit_code, finished=now())
-            break
-        except ConfigError:
-            time.sleep(POLL)
-    raise InterruptedRun(f"interrupted: {home}", hint=f"potstill resume {home}") from None
+            work()
+        except BaseException as error:
+            came.append(error)
+        else:
+            came.append(None)
+
+    thread = threading.Thread(target=go, daemon=True)
+    thread.start()
+    while not came:
+        try:
+            thread.join(POLL)
+        except KeyboardInterrupt:
+            if stop.exists():
+                raise
+            stop.touch()
+            console.say("  the processes save their state and stop; Ctrl-C again: at once")
+    if came[0] is not None:
+        raise came[0]
+
+
+def _stop_where(stop: Path) -> None:
+    """Ask the training of this process to stop once the file is there."""
+    while not stop.exists():
+        time.sleep(POLL)
+    for training in list(Stop.elsewhere):
+        training.asked = True
 
 
 def _reason(error: BaseException) -> str:
     """The line that says why, of the many that Ray says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "died" in line or "Error" in line]
-    return (told or lines or [type(error).__name__])[-1][:200]
+    return (told or lines or [type(error).__name__])[-1].partition(". ")[0][:200]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -38,6 +38,9 @@ from potstill.together import Group
 class Stop:
     """Whether somebody asked the run to stop: the first Ctrl-C or SIGTERM asks, a second Ctrl-C stops at once."""
 
+    elsewhere: ClassVar[list[Stop]] = []
+    """Those that listen outside of the main thread, where no signal comes: whoever has word of another kind asks them."""
+
     def __init__(self) -> None:
         self.asked = False
 
@@ -46,9 +49,13 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
-        """Listen to the signals inside the block; outside the main thread there is nothing to listen to."""
+        """Listen to the signals inside the block; outside the main thread to who asks ``Stop.elsewhere``."""
         if threading.current_thread() is not threading.main_thread():
-            yield self
+            Stop.elsewhere.append(self)
+            try:
+                yield self
+            finally:
+                Stop.elsewhere.remove(self)
             return
 
         def ask(number: int, frame: Any) -> None:
