@@ -50,12 +50,18 @@ def table(shown: Sequence[Row] | None = None) -> str:
         memory = r.get("memory_mib", {})
         floors = {n: s / r["of_floor"][n] for n, s in r["seconds"].items()} | r.get("floor_seconds", {})
         for name in r["seconds"]:
-            cells = [f"{r['pair']}, {r['device']}", r["method"], name, _said(1e3 * r["seconds"][name], "{:.3g}")]
+            cells = [", ".join(_where(r)), r["method"], name, _said(1e3 * r["seconds"][name], "{:.3g}")]
             cells += [_said(1e3 * floors[name], "{:.3g}"), _said(r["of_floor"][name], "{:.2f}")]
             cells += [_said(r["of"].get(p, {}).get(name), "{:.3f}") for p in peers]
             cells += [_said(memory.get(name, {}).get(key), "{:.0f}") for key in ("resident", "tensors")]
             text.append(f"| {' | '.join([*cells, _said(r['outside_kernels'].get(name), '{:.2f}')])} |")
     return "\n".join(text)
+
+
+def _where(row: Row) -> tuple[str, str]:
+    """Nets and device, with the batch where it is another."""
+    size = row.get("batch", 64)
+    return row["pair"], row["device"] + (f", batch {size}" if size != 64 else "")
 
 
 def _said(figure: float | None, form: str) -> str:
@@ -75,7 +81,7 @@ def plot(file: Path) -> None:
     for r in rows():
         floors = {n: of for n, of in r["of_floor"].items() if n in OURS}
         for other, of in {"its floor": floors, **r["of"]}.items():
-            panels.setdefault((other, r["pair"], r["device"]), {})[r["method"]] = of
+            panels.setdefault((other, *_where(r)), {})[r["method"]] = of
     if not panels:
         raise SystemExit("there is no line to draw")
     with rc_context({"svg.hashsalt": "potstill", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
@@ -87,6 +93,9 @@ def plot(file: Path) -> None:
             _panel(ax, by_method)
             ax.set_ylabel(f"time of a step, of {other}" + ("" if other == "its floor" else "'s"))
             ax.set_title(f"{pair.replace('-', ' → ')}, {device}", loc="left", fontsize=10)
+        drawn = {label: bars for ax in figure.axes for bars, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        names = [n for n in OURS if n in drawn]
+        figure.legend([drawn[n] for n in names], names, loc="outside upper right", ncols=4, fontsize=8, frameon=False)
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
@@ -101,4 +110,3 @@ def _panel(ax: Any, by_method: dict[str, dict[str, float]]) -> None:
     ax.set_xticks(range(len(by_method)), [m.replace(" ", "\n") for m in by_method])
     ax.grid(axis="y", linewidth=0.4, alpha=0.5)
     ax.set_axisbelow(True)
-    ax.legend(ncols=max(1, len(shown)), fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))

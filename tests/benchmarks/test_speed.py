@@ -132,9 +132,14 @@ def test_the_table_and_the_figure(line: dict[str, Any], tmp_path: Path) -> None:
     line["seconds"]["cached"], line["floor_seconds"]["cached"], line["of_floor"]["cached"] = 0.3, 0.2, 1.4
     line["memory_mib"]["cached"] = {"resident": 12.0, "tensors": 10.0}
     written(line)
-    assert "| resnet8-resnet8, cpu | kd | cached | 300 | 200 | 1.40 | 0.400 | 12 | 10 |  |" in table().splitlines()
+    assert (
+        "| resnet8-resnet8, cpu, batch 16 | kd | cached | 300 | 200 | 1.40 | 0.400 | 12 | 10 |  |"
+        in table().splitlines()
+    )
     written({k: v for k, v in line.items() if k not in ("memory_mib", "floor_seconds")} | {"peak_mib": {"cached": 99}})
-    assert "| resnet8-resnet8, cpu | kd | cached | 300 | 214 | 1.40 | 0.400 |  |  |  |" in table().splitlines()
+    assert (
+        "| resnet8-resnet8, cpu, batch 16 | kd | cached | 300 | 214 | 1.40 | 0.400 |  |  |  |" in table().splitlines()
+    )
     plot(tmp_path / "speed.svg")
     assert "</svg>" in (tmp_path / "speed.svg").read_text()
     written()
