@@ -78,7 +78,5 @@ def test_a_worker_is_killed_and_the_sweep_goes_on() -> None:
     assert b"a worker teaches it once" in told
     trials = json.loads(Path("sweeps/s/sweep.json").read_text())["trials"]
     assert [t["state"] for t in trials] == ["done"] * 3
-    assert (
-        sorted(t["home"] for t in trials) != ["trials/0000", "trials/0001", "trials/0002"] or trials[-1]["number"] > 2
-    )
+    assert max(t["number"] for t in trials) == 3  # another has taken the place, and the folder, of the killed one
     assert not [p for p in Path("sweeps/s").iterdir() if p.name.startswith(".common")]
