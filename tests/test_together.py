@@ -353,6 +353,28 @@ def stage_without_teacher() -> Any:
     return scheme
 
 
+def test_one_that_is_interrupted_stops_all_and_threads_are_put_back() -> None:
+    turns, before, seen = Turns(), torch.get_num_threads(), []
+
+    def ends() -> Iterator[Any]:
+        torch.set_num_threads(before + 2)
+        yield (0,)
+        seen.append(torch.get_num_threads())
+        raise InterruptedRun("in a part that takes no turns")
+
+    def goes() -> Iterator[Any]:
+        for step in range(9):
+            seen.append(torch.get_num_threads())
+            yield (step,)
+            if turns.stop():
+                raise InterruptedRun("saved")
+
+    with pytest.raises(InterruptedRun):
+        side_by_side({"a": ends(), "b": goes()}, turns)
+    assert seen == [before, before + 2]
+    assert torch.get_num_threads() == before
+
+
 def test_whose_order() -> None:
     def order(**flags: Any) -> list[int]:
         config = resolve([], [], {"teacher.model": "a", "student.model": "b", "seed": 3, **flags}, "distill").config

@@ -135,7 +135,7 @@ def test_after_a_kill(teacher_run: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
     code += "import potstill, torch; torch.set_num_threads(1)\n"
     over = {"losses.kd.temperature": [2.0, 8.0], "method": ["kd", "kd+at"]}
-    given = {"student": "zoo:cnn(widths=(4, 8))", "epochs": 40, "name": "s", "quiet": True, "save_every": 0.0, **STEPS}
+    given = {"student": "zoo:cnn(widths=(4, 8))", "epochs": 12, "name": "s", "quiet": True, "save_steps": 4, **STEPS}
     common = {**given, "over": over, "trials": 4, "together": 4}
     code += f"potstill.sweep(teacher={str(teacher_run)!r}, data='digits', **{common!r})"
     process = subprocess.Popen([sys.executable, "-c", code])
@@ -143,14 +143,14 @@ def test_after_a_kill(teacher_run: Path) -> None:
         states = [Path(f"sweeps/s/trials/{n:04d}/student-s0/state/last.json") for n in range(4)]
         while not all(s.exists() for s in states) and process.poll() is None:
             time.sleep(0.05)
-        time.sleep(0.5)
+        time.sleep(0.2)
         assert process.poll() is None
     finally:
         process.kill()
         process.wait()
     found = sweep(teacher_run, **common)
     assert [t["state"] for t in found.trials] == ["done"] * 4
-    assert all(as_alone(found.path / t["home"]) for t in found.trials)
+    assert all(as_alone(found.path / t["home"]) for t in found.trials[::3])
 
 
 @pytest.mark.slow
