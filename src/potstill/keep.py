@@ -112,7 +112,7 @@ def taught(ready: Ready, schemes: Schemes) -> list[tuple[Scheme, Frozen]]:
 def everywhere(ready: Ready, so: bool) -> bool:
     """Whether it is so in all processes. All of them must ask."""
     all_so = torch.tensor(int(so), device=ready.fabric.device)
-    if dist.is_available() and dist.is_initialized():
+    if ready.fabric.world_size > 1 and dist.is_available() and dist.is_initialized():
         dist.all_reduce(all_so, dist.ReduceOp.MIN)
     return bool(all_so)
 
