@@ -120,7 +120,7 @@ def connected(config: RayConfig) -> Iterator[Cluster]:
             raise MachineError(
                 f"cannot use the Ray cluster at {address}: {str(error).strip().splitlines()[0]}",
                 hint="ray start --head on one machine, ray start --address=HOST:6379 on the others; "
-                "the same versions of Python and Ray on all",
+                "the same versions of Python and Ray on all; RAY_AUTH_MODE=token where the cluster wants a token",
             ) from error
     try:
         yield Cluster(ray, own)
