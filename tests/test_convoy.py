@@ -50,7 +50,6 @@ def test_why_not(teacher_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for flags, reason in (
         ({"data.batch": 32}, "another data.batch"),
         ({"seed": 1}, "another order of the pictures; data.order=0 would give all the same one"),
-        ({"accumulate": 2}, "another accumulate"),
         ({"method": "mlkd"}, "another second view of the pictures"),
         ({"cache.on": True}, "with cache=true the teacher is asked once anyway"),
         ({"spots.rule": "always"}, "spot-adaptive distillation"),

@@ -73,13 +73,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, ...]]:
 
 
 def test_two_methods_and_two_temperatures_on_one_pass(teacher_run: Path, asked: Counter[tuple[str, ...]]) -> None:
-    found = sweep(teacher_run, FOUR, trials=4, together=4)
+    found = sweep(teacher_run, FOUR, trials=4, together=4, epochs=1)
     settings = {tuple(t["settings"].values()) for t in found.trials}
     assert settings == {*itertools.product(*FOUR.values())}, "each combination once"
     assert [t["state"] for t in found.trials] == ["done"] * 4
     ((spots, times),) = asked.items()
     assert len(spots) > 1, "those of both methods"
-    assert times == 2 * EPOCH
+    assert times == EPOCH
     homes = [found.path / t["home"] for t in found.trials]
     for method in FOUR["method"]:
         assert as_alone(next(found.path / t["home"] for t in found.trials if t["settings"]["method"] == method))
@@ -101,7 +101,8 @@ def test_one_is_stopped_one_diverges_the_others_go_on(teacher_run: Path, monkeyp
     assert as_alone(found.path / good["home"])
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", pytest.param("power cut", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["Ctrl-C", "power cut"])
 def test_the_same_command_goes_on(
     how: str, teacher_run: Path, asked: Counter[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
