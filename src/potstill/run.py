@@ -279,7 +279,9 @@ def _recorded(folder: RunFolder, console: Console) -> Iterator[None]:
             error.hint = f"potstill resume {folder.path}"
         raise
     except BaseException as error:
-        ours = isinstance(error, PotstillError) and error.__cause__ is None  # then its words are all that there is to know
+        ours = (
+            isinstance(error, PotstillError) and error.__cause__ is None
+        )  # then its words are all that there is to know
         folder.log(f"{now()} {error}" if ours else traceback.format_exc())
         close("failed", error.exit_code if isinstance(error, PotstillError) else 1)
         raise
