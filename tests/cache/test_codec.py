@@ -32,6 +32,9 @@ def test_every_value_comes_back_within_the_bound_of_its_codec(kind: str, bound: 
     reach = t.abs().flatten(1).amax(1).view(-1, *[1] * len(shape))
     assert ((back - t).abs() <= bound * reach).all()
     assert torch.equal(c.decode(c.encode(t[3:4])), back[3:4]), "a record depends on its sample alone"
+    if len(shape) == 3:
+        assert back.is_contiguous(memory_format=torch.channels_last), "as the student's maps are"
+        assert torch.equal(c.encode(t.contiguous(memory_format=torch.channels_last)), packed)
 
 
 def test_sizes_are_those_of_the_plan() -> None:
@@ -74,7 +77,7 @@ def test_signs_are_all_that_ab_reads() -> None:
     s, t = torch.randn(4, 3, 5, 5, generator=g), torch.randn(4, 3, 5, 5, generator=g)
     t[0, 0, 0] = 0.0
     c, loss = codec("signs", (3, 5, 5)), AB((3, 5, 5), (3, 5, 5))
-    assert torch.equal(loss(s, t), loss(s, c.decode(c.encode(t))))
+    assert torch.equal(loss(s, t.contiguous(memory_format=torch.channels_last)), loss(s, c.decode(c.encode(t))))
 
 
 def test_a_layout_packs_every_spot_into_one_record() -> None:
@@ -90,6 +93,7 @@ def test_a_layout_packs_every_spot_into_one_record() -> None:
     assert torch.equal(back["a"] > 0, said["a"] > 0)
     again = Layout.from_json(layout.to_json())
     assert again == layout
+    assert [f.get("order") for f in layout.to_json().values()] == ["HWC", None, None], "of maps, in the key"
     assert layout.errors(said)["a"] == 0
     with pytest.raises(ModelError, match="fc@in"):
         layout.encode({**said, "fc@in": torch.randn(5, 8)})

@@ -38,7 +38,14 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, b: Tensor) -> Tensor:
-        """(B, nbytes), uint8 -> (B, *shape), float32."""
+        """(B, nbytes), uint8 -> (B, *shape), float32; maps are channels-last."""
+
+    def shaped(self, values: Tensor) -> Tensor:
+        """The inverse of :func:`flat`: (B, n) -> (B, *shape)."""
+        if len(self.shape) != 3:
+            return values.view(-1, *self.shape)
+        c, h, w = self.shape
+        return values.view(-1, h, w, c).movedim(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Half(Codec):
         return bytes_of(half)
 
     def decode(self, b: Tensor) -> Tensor:
-        return values_of(b, torch.float16).float().view(-1, *self.shape)
+        return self.shaped(values_of(b, torch.float16).float())
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Single(Codec):
         return bytes_of(t.float())
 
     def decode(self, b: Tensor) -> Tensor:
-        return values_of(b, torch.float32).view(-1, *self.shape)
+        return self.shaped(values_of(b, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Int8(Codec):
         return prod(self.shape) + 4
 
     def encode(self, t: Tensor) -> Tensor:
-        z = t.float().flatten(1)
+        z = flat(t.float())
         middle = ((z.amax(1) + z.amin(1)) / 2).half().float()
         reach = (z - middle[:, None]).abs().amax(1)
         scale = (reach / 127 * (1 + 2**-10)).half()  # a little more: rounded down to float16 it must still reach
@@ -105,7 +112,7 @@ class Int8(Codec):
 
     def decode(self, b: Tensor) -> Tensor:
         middle, scale = values_of(b[:, :4], torch.float16).float().unsqueeze(2).unbind(1)
-        return torch.addcmul(middle, values_of(b[:, 4:], torch.int8).float(), scale).view(-1, *self.shape)
+        return self.shaped(torch.addcmul(middle, values_of(b[:, 4:], torch.int8).float(), scale))
 
 
 @dataclass(frozen=True)
@@ -166,20 +173,26 @@ class Signs(Codec):
         return -(-prod(self.shape) // 8)
 
     def encode(self, t: Tensor) -> Tensor:
-        on = F.pad((t > 0).flatten(1).to(torch.uint8), (0, -prod(self.shape) % 8)).view(len(t), -1, 8)
+        on = F.pad(flat(t > 0).to(torch.uint8), (0, -prod(self.shape) % 8)).view(len(t), -1, 8)
         return (on << torch.arange(8, dtype=torch.uint8, device=t.device)).sum(2, dtype=torch.uint8)
 
     def decode(self, b: Tensor) -> Tensor:
         bits = (b.unsqueeze(2) >> torch.arange(8, dtype=torch.uint8, device=b.device)) & 1
-        return bits.flatten(1)[:, : prod(self.shape)].float().mul_(2).sub_(1).view(-1, *self.shape)
+        return self.shaped(bits.flatten(1)[:, : prod(self.shape)].float().mul_(2).sub_(1))
 
 
 CODECS: dict[str, type[Codec]] = {c.kind: c for c in (Half, Single, Int8, TopK, Signs)}
 
 
+def flat(t: Tensor) -> Tensor:
+    """The values of each sample, (B, n). Those of maps (B, C, H, W) place by place, as in channels-last nets: of two maps in two
+    orders a loss would copy one."""
+    return (t.movedim(1, -1) if t.ndim == 4 else t).flatten(1)
+
+
 def bytes_of(t: Tensor) -> Tensor:
-    """The bytes of each row, (B, n), uint8."""
-    return t.flatten(1).contiguous().view(torch.uint8)
+    """The bytes of each sample, (B, n), uint8."""
+    return flat(t).contiguous().view(torch.uint8)
 
 
 def values_of(b: Tensor, dtype: torch.dtype) -> Tensor:
@@ -257,11 +270,17 @@ class Layout:
         return {spot: error(said[spot], back[spot], spot, f, temperature) for spot, f in self.fields.items()}
 
     def to_json(self) -> dict[str, Any]:
-        return {spot: {"kind": f.kind, **asdict(f), "shape": list(f.shape)} for spot, f in self.fields.items()}
+        """Maps bear their order: the key of a store that has another is another."""
+        order = {spot: {"order": "HWC"} if len(f.shape) == 3 else {} for spot, f in self.fields.items()}
+        return {
+            spot: {"kind": f.kind, **asdict(f), "shape": list(f.shape), **order[spot]}
+            for spot, f in self.fields.items()
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Layout:
-        return cls({spot: codec(**{**f, "shape": tuple(f["shape"])}) for spot, f in value.items()})
+        rows = {spot: {k: v for k, v in f.items() if k != "order"} for spot, f in value.items()}
+        return cls({spot: codec(**{**f, "shape": tuple(f["shape"])}) for spot, f in rows.items()})
 
 
 def error(t: Tensor, back: Tensor, spot: str, f: Codec, temperature: float = 4.0) -> float:
