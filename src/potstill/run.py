@@ -282,7 +282,7 @@ def _recorded(folder: RunFolder, console: Console) -> Iterator[None]:
         ours = (
             isinstance(error, PotstillError) and error.__cause__ is None
         )  # then its words are all that there is to know
-        folder.log(f"{now()} {error}" if ours else traceback.format_exc())
+        folder.log(f"{now()} {type(error).__name__}: {error}" if ours else traceback.format_exc())
         close("failed", error.exit_code if isinstance(error, PotstillError) else 1)
         raise
     close("done", 0)

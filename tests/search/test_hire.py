@@ -30,7 +30,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(
     words = ["sweep", "--data", "digits", "--teacher", "zoo:resnet8", "--student", "zoo:resnet8", "--launcher"]
     assert cli([*words, "rai"]) == ConfigError.exit_code
     assert "--launcher must be ray" in capsys.readouterr().err
-    assert cli([*words, "ray", "--resources", "cpu=many"]) == ConfigError.exit_code
+    assert cli([*words, "ray", "ray.resources=cpu=many"]) == ConfigError.exit_code
     assert "cpu=4,gpu=1" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli([*words, "ray"]) == MachineError.exit_code
@@ -53,7 +53,7 @@ def test_a_worker_is_killed_and_the_sweep_goes_on() -> None:
     pytest.importorskip("ray")
     psutil = pytest.importorskip("psutil")
     nets = ["--data", "digits", "--teacher", SMALL, "--student", SMALL, "--epochs", "40", "teacher.epochs=5"]
-    ray = ["--launcher", "ray", "--ray-address", "local", "--workers", "2", "--trials", "3", "save_steps=50"]
+    ray = ["--launcher", "ray", "ray.address=local", "--workers", "2", "--trials", "3", "save_steps=50"]
     command = [
         sys.executable,
         "-m",

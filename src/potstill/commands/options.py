@@ -45,12 +45,6 @@ Control = Annotated[
 Launcher = Annotated[
     str | None, typer.Option("--launcher", metavar="NAME", help="ray: on a Ray cluster; settings: ray.address ...")
 ]
-RayAddress = Annotated[
-    str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="Or auto, local [RAY_ADDRESS, auto, local]")
-]
-Resources = Annotated[
-    str | None, typer.Option("--resources", metavar="R=N,...", help="Of a Ray worker: cpu=4,gpu=1 [cpu=1, a GPU]")
-]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, mps [auto]")]
 Precision = Annotated[str | None, typer.Option("--precision", metavar="P", help="auto, 32, bf16, 16 [auto]")]
 TimeLimit = Annotated[str | None, typer.Option("--time-limit", metavar="TIME", help="End in time: 30m, 2h")]
@@ -75,8 +69,6 @@ KEYS = {
     "batch": "data.batch",
     "lr": "optim.lr",
     "spots": "spots.rule",
-    "ray_address": "ray.address",
-    "resources": "ray.resources",
 }
 """The settings of the flags whose name is not that of their setting; as flags and as arguments of the commands."""
 NUMBERS = {"epochs", "batch", "lr", "seed", "seeds", "together"}

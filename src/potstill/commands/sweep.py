@@ -16,7 +16,7 @@ def sweep(
         str | None, typer.Option("--trials", metavar="N", help="How many in all; more than there are: go on [20]")
     ] = None,
     over: Annotated[
-        list[str] | None, typer.Option("--over", metavar="KEY=RANGE", help="What is varied: 1..20, or a,b; repeat it")
+        list[str] | None, typer.Option("--over", metavar="KEY=RANGE", help="1..20, or a,b [temperature, weight of each loss]")
     ] = None,
     against: Annotated[
         str | None, typer.Option("--against", metavar="COST", help="Second aim: parameters, macs, bytes, latency")
@@ -35,15 +35,12 @@ def sweep(
         str | None, typer.Option("--together", metavar="N", help="Trials at once on one pass of the teacher [1]")
     ] = None,
     launcher: Annotated[
-        str | None, typer.Option("--launcher", metavar="NAME", help="ray: the workers are tasks on a Ray cluster")
+        str | None, typer.Option("--launcher", metavar="NAME", help="ray: workers on a Ray cluster; settings: ray.address ...")
     ] = None,
-    ray_address: o.RayAddress = None,
-    resources: o.Resources = None,
     data: o.Data = None,
     teacher: o.Teacher = None,
     student: o.Student = None,
     method: o.Method = None,
-    spots: o.Spots = None,
     epochs: o.Epochs = None,
     batch: o.Batch = None,
     lr: o.Rate = None,
@@ -67,15 +64,13 @@ def sweep(
     """Search settings by trials: the best on the validation data, or a front of accuracy against cost.
 
     The same command goes on where it was interrupted; in several shells it shares the trials.
-    What flags do not say, `sweep:` in the configuration does.
-    Without --over: temperature and weight of each loss about their published values.
+    `sweep:` in a configuration says the same.
 
     \b
       potstill sweep digits --trials 20
       potstill sweep my.yaml --over losses.kd.temperature=1..20 --over optim.lr=0.01..0.5 --workers 2
       potstill sweep my.yaml --over losses.kd.temperature=2,4,8,16 --trials 4 --together 4
       potstill sweep my.yaml --over student=resnet8,resnet14,resnet20 --over prune=0..0.7 --against macs
-      potstill sweep my.yaml --workers 8 --launcher ray --ray-address HEAD:6379 --resources cpu=4,gpu=1
     """
     SCREEN.set(quiet, verbose, json)
     flags = o.settings(
@@ -85,7 +80,6 @@ def sweep(
         teacher=teacher,
         student=student,
         method=method,
-        spots=spots,
         epochs=epochs,
         batch=batch,
         lr=lr,
@@ -94,8 +88,6 @@ def sweep(
         device=device,
         precision=precision,
         time_limit=time_limit,
-        ray_address=ray_address,
-        resources=resources,
     )
     files, overrides = split(items or [])
     if not files and not flags:
