@@ -17,7 +17,7 @@ import torch
 from potstill.config.load import resolve
 from potstill.engine import own
 from potstill.errors import ConfigError, MachineError
-from potstill.machines import first, home_of_teacher, make_fabric, started
+from potstill.machines import first, gone_on, home_of_teacher, make_fabric, started
 
 NET = """from torch import nn
 def make(num_classes, in_channels=1):
@@ -182,3 +182,15 @@ def test_a_checkpoint_of_other_many_processes_is_read(tmp_path: Path) -> None:
     for rank, total in enumerate([3.0, 0.0, 0.0]):
         three = SimpleNamespace(world_size=3, global_rank=rank)
         assert own({"processes": each}, three) == {"rng": "a", "sums": {"ce": total}, "seen": 4}  # type: ignore[arg-type]
+
+
+def test_a_run_goes_on_in_as_many_processes_as_the_launcher_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = {"student.model": "zoo:resnet8", "devices": 2, "strategy": "fsdp"}
+    config = resolve([], [], flags, "train").config
+    assert gone_on(config) == config
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    for here, whole, strategy in ((4, 8, "fsdp"), (1, 1, "auto")):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
+        monkeypatch.setenv("WORLD_SIZE", str(whole))
+        went = gone_on(config)
+        assert (went.devices, went.nodes, went.strategy) == (1, 1, strategy), "the launcher says how many"

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from potstill.config.load import resolve
 from potstill.console import Console
 from potstill.errors import ConfigError
 from potstill.run import check
-from potstill.spread import _begun, _relayed, alone
+from potstill.spread import _begun, _relayed, _stop_where, alone
+from potstill.trial import Stop
 
 NET = """from torch import nn
 def make(num_classes, in_channels=1):
@@ -134,3 +136,17 @@ def test_ctrl_c_saves_the_state(teacher_run: Path) -> None:
     assert begun.returncode == 130, told.decode()
     assert b"potstill resume runs/left" in told
     assert json.loads(Path("runs/left/run.json").read_text())["status"] == "interrupted"
+
+
+def test_a_training_that_begins_after_the_stop_is_asked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("potstill.spread.POLL", 0.01)
+    stop, late = tmp_path / "stop", Stop()
+    stop.touch()
+    threading.Thread(target=_stop_where, args=(stop,), daemon=True).start()
+    time.sleep(0.05)
+    assert not late.asked
+    monkeypatch.setattr(Stop, "elsewhere", [late])
+    until = time.monotonic() + 5
+    while not late.asked and time.monotonic() < until:
+        time.sleep(0.01)
+    assert late.asked

@@ -68,7 +68,8 @@ class Cluster:
         if self.own and not self.room(need):
             had = "; ".join(words({name: m[name] for name in need if name in m}) for m in self.machines())
             raise MachineError(
-                f"no machine of the cluster has {words(need)}; there is: {had}", hint="ray.resources, or ray.address=HOST:PORT"
+                f"no machine of the cluster has {words(need)}; there is: {had}",
+                hint="ray.resources, or ray.address=HOST:PORT",
             )
         return need
 

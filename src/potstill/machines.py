@@ -57,7 +57,10 @@ def processes(config: Config) -> int:
 
 
 def gone_on(config: Config) -> Config:
-    """The configuration of a run that goes on: one process holds nets whole, however many had parts of them before."""
+    """The configuration of a run that goes on, in as many processes as a launcher has started now, however many there were;
+    one process holds nets whole."""
+    if started() and config.devices * config.nodes > 1:
+        config = config.model_copy(update={"devices": 1, "nodes": 1})  # the launcher says it
     shared = config.strategy == "fsdp" and processes(config) > 1
     return config if shared else config.model_copy(update={"strategy": "auto"})
 

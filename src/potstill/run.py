@@ -108,9 +108,10 @@ def check(config: Config, objects: Objects | None = None, console: Console | Non
     """All that can be known before the first epoch; nothing is written.
 
     Returns:
-        the lines of the preflight.
+        the lines of the preflight; none in processes other than the first.
     """
-    return look(config, objects).lines
+    ready = look(config, objects)
+    return ready.lines if ready.fabric.is_global_zero else []
 
 
 def look(config: Config, objects: Objects | None = None) -> Ready:

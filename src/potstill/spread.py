@@ -128,6 +128,8 @@ def _fit(cluster: Cluster, task: dict[str, Any], need: dict[str, float], config:
                     TorchTrainer(loop, train_loop_config=task, scaling_config=scale, run_config=kept).fit, stop, console
                 )
                 return
+            except KeyboardInterrupt:
+                raise InterruptedRun(f"stopped at once: {home}", hint=f"potstill resume {home}") from None
             except cluster.ray.exceptions.RayError as error:
                 died: Exception = error
             except Exception as error:
@@ -241,11 +243,12 @@ def _beside(work: Callable[[], object], stop: Path, console: Console) -> None:
 
 
 def _stop_where(stop: Path) -> None:
-    """Ask the training of this process to stop once the file is there."""
-    while not stop.exists():
+    """Ask the training of this process to stop once the file is there, and each one that begins after that."""
+    while True:
+        if stop.exists():
+            for training in list(Stop.elsewhere):
+                training.asked = True
         time.sleep(POLL)
-    for training in list(Stop.elsewhere):
-        training.asked = True
 
 
 def _reason(error: BaseException) -> str:

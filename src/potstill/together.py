@@ -37,7 +37,8 @@ def at_once(ready: Ready, schemes: Schemes) -> tuple[int, list[str]]:
         return 1, []
     order = f"all see the pictures in the order of seed {c.order(c.seed)}"
     if reason := "there is one seed" if c.seeds == 1 else hindrance(ready, list(schemes)):
-        return 1, [f"together no: {reason}", f"         one after the other, with the same result; {order}"]
+        after = [f"         one after the other, with the same result; {order}"] if c.seeds > 1 else []
+        return 1, [f"together no: {reason}", *after]
     n = min(c.together, c.seeds)
     return n, [f"together {n} students on one pass of the teacher; {order}"]
 
@@ -51,7 +52,7 @@ def hindrance(ready: Ready, schemes: list[Scheme | SpotAdaptive]) -> str | None:
     reasons = {
         "no teacher is asked": not asked,
         "the teacher learns too": not all(isinstance(net, Frozen) for net in asked),
-        "with cache=true the teacher is asked once anyway": c.cache.on,
+        "with cache=true the teacher is asked once anyway, and without --together each seed has an order of its own": c.cache.on,
         "nets that are compiled share what is compiled": c.compile,
         "precision=16 has one scale of the gradients for all": c.precision == "16",
         "several processes train each student": ready.fabric.world_size > 1,

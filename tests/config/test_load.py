@@ -410,3 +410,12 @@ def test_the_record_of_a_run_that_was_cut_is_told_as_that(tmp_path: Path) -> Non
     assert raised.value.why is None
     with pytest.raises(ConfigErrors, match="must be a finite number, got 'nan'"):
         made("optim.lr=nan", **NETS)
+
+
+def test_settings_of_ray_without_ray_are_told() -> None:
+    def told(*overrides: str) -> bool:
+        return any("launcher=ray" in notice for notice in made(*overrides, **NETS).notices)
+
+    assert told("ray.failures=1")
+    assert not told("ray.failures=1", "launcher=ray")
+    assert not told()

@@ -27,6 +27,7 @@ def build(
     teacher_speed: o.TeacherSpeed = None,
     student: o.Student = None,
     method: o.Method = None,
+    epochs: o.Epochs = None,
     views: Annotated[str | None, typer.Option("--views", metavar="M", help="Views of each picture [4]")] = None,
     folder: Folder = None,
     device: o.Device = None,
@@ -53,6 +54,7 @@ def build(
         teacher_speed=teacher_speed,
         student=student,
         method=method,
+        epochs=epochs,
         device=device,
         precision=precision,
     )

@@ -158,6 +158,8 @@ def look(resolved: Resolved) -> None:
     from potstill.console import Console
 
     lines = run.check(resolved.config, console=Console(SCREEN.quiet, SCREEN.verbose))
+    if not lines:
+        return  # the first of several processes tells
     SCREEN.result(
         "\n".join(lines), {"config": resolved.config.model_dump(mode="json", by_alias=True), "preflight": lines}
     )

@@ -16,7 +16,8 @@ def sweep(
         str | None, typer.Option("--trials", metavar="N", help="How many in all; more than there are: go on [20]")
     ] = None,
     over: Annotated[
-        list[str] | None, typer.Option("--over", metavar="KEY=RANGE", help="1..20, or a,b [temperature, weight of each loss]")
+        list[str] | None,
+        typer.Option("--over", metavar="KEY=RANGE", help="1..20, or a,b [temperature, weight of each loss]"),
     ] = None,
     against: Annotated[
         str | None, typer.Option("--against", metavar="COST", help="Second aim: parameters, macs, bytes, latency")
@@ -35,7 +36,8 @@ def sweep(
         str | None, typer.Option("--together", metavar="N", help="Trials at once on one pass of the teacher [1]")
     ] = None,
     launcher: Annotated[
-        str | None, typer.Option("--launcher", metavar="NAME", help="ray: workers on a Ray cluster; settings: ray.address ...")
+        str | None,
+        typer.Option("--launcher", metavar="NAME", help="ray: workers on a Ray cluster; settings: ray.address ..."),
     ] = None,
     data: o.Data = None,
     teacher: o.Teacher = None,

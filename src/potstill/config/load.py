@@ -128,6 +128,8 @@ def _settled(layers: list[Layer], problems: list[Problem], kind: Kind | None) ->
             user.drop(("losses",))
         user.put(Layer(layer.name, copy.deepcopy(layer.values), layer.places))
     notices = _losses(layers, tree, problems)
+    if tree.values.get("ray") and not (tree.values.get("launcher") or (tree.values.get("sweep") or {}).get("launcher")):
+        notices = (*notices, "the settings under ray are for launcher=ray, which is not asked for")
     tree.default(("track",), ["tensorboard"] if importlib.util.find_spec("tensorboard") else [], "default")
     config = check(tree, problems)
     if config is None:

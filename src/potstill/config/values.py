@@ -76,7 +76,7 @@ def amounts(value: Any) -> Any:
         try:
             return {name.strip(): float(number) for name, _, number in pairs}
         except ValueError:
-            raise ValueError(f"must be names and numbers such as cpu=4,gpu=1, got {value!r}") from None
+            raise ValueError("must be names and numbers such as cpu=4,gpu=1") from None
     if isinstance(value, dict):
         return {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in value.items()}
     return value

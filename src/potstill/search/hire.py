@@ -135,7 +135,10 @@ class Tasks:
             try:
                 error = ray.get(ref)
             except Exception as died:
-                error = MachineError(f"the process of a worker died: {_first_line(died)}", hint="ray status; ray logs")
+                error = MachineError(
+                    f"the process of a worker died: {_first_line(died)}",
+                    hint="the same command goes on; ray status, ray logs",
+                )
             if error is not None:
                 self.wrong = error
                 self.console.say(f"  a worker ended: {error.what}")
