@@ -158,8 +158,9 @@ def test_parts_learn_what_whole_nets_learn(world: int, tmp_path: Path) -> None:
             assert got[kind]["losses"][-1] == pytest.approx(whole["losses"][-1], rel=1e-4), kind
             torch.testing.assert_close(got[kind]["weights"], whole["weights"], rtol=1e-3, atol=1e-5)
         assert all(torch.equal(got[kind]["weights"], each[0][kind]["weights"]) for got in each)
-    for got in each:  # to the last bit
-        assert torch.equal(got["kd"]["weights"], got["kd, ddp"]["weights"])
+    for got in each:
+        if world == 2:  # to the last bit: of more numbers DDP and FSDP form the sum in another order
+            assert torch.equal(got["kd"]["weights"], got["kd, ddp"]["weights"])
         assert torch.equal(got["resumed"]["weights"], got["features"]["weights"])
         assert got["resumed"]["losses"] == got["features"]["losses"][-1:]
     ended = trained("features", alone, (0, 1), folder=tmp_path / "for one")
