@@ -41,7 +41,6 @@ def test_sums_by_channel(layout: torch.memory_format) -> None:
     a.requires_grad_()
     torch.testing.assert_close(square_sums(a, b, kept=2), (a - b).square().sum((2, 3)))
     assert torch.autograd.gradcheck(lambda a: square_sums(a, b, kept=2), a)
-    assert square_sums(a, b, kept=4).shape == (2, 3, 4, 5)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4, 5), (1, 1, 1, 1)])
@@ -52,3 +51,5 @@ def test_the_hinge_is_that_of_the_signs_and_its_gradient_is_right(shape: tuple[i
     sign = torch.where(t > 0, 1.0, -1.0)
     torch.testing.assert_close(HingeSquares.apply(s, t, 0.7), (0.7 - sign * s).relu().square().flatten(1).sum(1))
     assert torch.autograd.gradcheck(lambda s: HingeSquares.apply(s, t, 0.7), s)
+    half = torch.full((1, 300), -300.0, dtype=torch.float16, requires_grad=True)  # its squares are beyond float16
+    assert HingeSquares.apply(half, torch.ones(1, 300), 0.0).item() == pytest.approx(300 * 300**2)

@@ -21,8 +21,8 @@ class _SquareSums(torch.autograd.Function):
             difference = difference * where
         ctx.save_for_backward(difference)
         axes = tuple(range(kept, difference.dim()))
-        if kept > 1 or not axes:  # a norm is slow along axes that do not lie together
-            return difference.square().sum(axes) if axes else difference.square()
+        if kept > 1:  # a norm is slow along axes that do not lie together
+            return difference.square().sum(axes)
         return torch.linalg.vector_norm(difference, dim=axes).square()  # without a tensor of the squares
 
     @staticmethod
@@ -36,7 +36,7 @@ class _SquareSums(torch.autograd.Function):
 
 def square_sums(a: Tensor, b: Tensor, where: Tensor | None = None, kept: int = 1) -> Tensor:
     r"""The sum of :math:`(a - b)^2` over all axes but the first ``kept``, float32 (float64 of float64), of two tensors of one
-    shape: (B,) by default, (B, C) with 2 of maps.
+    shape, which have more than those: (B,) by default, (B, C) with 2 of maps.
 
     Args:
         where: counts these places only, as 0 elsewhere; bool, of their shape.
