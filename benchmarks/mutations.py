@@ -71,7 +71,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "samples, classes = (self.hard(sure.amax(1)), self.hard(sure.mean(0)))",
     ): "a quantile does not see the scale",
     ("reviewkd", "if x.shape[4:] != self.size:"): ONE_SIZE,
-    ("nst", "a, b = (inverse_root((k * torch.eye(k.shape[2], device=k.device)).sum(2)) for k in (ss, tt))"): "they are square",
+    (
+        "nst",
+        "a, b = (inverse_root((k * torch.eye(k.shape[2], device=k.device)).sum(2)) for k in (ss, tt))",
+    ): "they are square",
     ("nst", "if s.shape[1] <= c:"): SPEED,
     ("nst", "if s.shape[1] <= C:"): SPEED,
     ("rkd", "loss = self.distance_weight * difference.mean(1)"): "what it is added to is 0",
