@@ -83,6 +83,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("rkd", "mean = d.sum() / (len(d) * (len(d) - 1))"): ONE,
     ("rkd", "mean = d.sum() / max(len(d) * (len(d) - 1), 2)"): ONE,
     ("rkd", "return d / mean.where(mean > 0, 2.0)"): "divides distances that are all 0",
+    ("_maps", "return f.permute(0, 2, 3, 1).flatten(1, 2) if f.stride(1) == 2 else f.flatten(2).mT"): SPEED,
     ("_logits", "columns = torch.arange(logits[1].shape[1] - 1, device=y.device)"): "all have one shape",
     ("_maps", "if input.numel() == input.shape[1]:"): "in eval the running statistics are what is used either way",
     (

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from potstill.errors import ModelError
-from potstill.losses._maps import BatchNorm, as_map, as_maps, at_one_size, map_shape, map_shapes, pooled
+from potstill.losses._maps import BatchNorm, as_map, as_maps, at_one_size, map_shape, map_shapes, places, pooled
 
 
 @pytest.mark.parametrize("extra", [0, 1, 2, 5], ids=["patches", "class", "class+distillation", "class+registers"])
@@ -57,3 +57,14 @@ def test_pooled_is_the_average_over_positions():
     torch.testing.assert_close(pooled(f[:, :, :3, :1]), f[:, :, :3, 0].mean(2))
     torch.testing.assert_close(pooled(f[:, :, 0, 0]), f[:, :, 0, 0])
     assert pooled(f.half()[:, :, :1, :1]).dtype == torch.float32
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_places_are_rows_of_channels_of_the_same_memory(layout: torch.memory_format) -> None:
+    f = torch.randn(2, 3, 4, 5).contiguous(memory_format=layout)
+    rows = places(f)
+    assert rows.data_ptr() == f.data_ptr()
+    assert rows.shape == (2, 20, 3)
+    for y in range(4):
+        for x in range(5):
+            assert torch.equal(rows[:, 5 * y + x], f[:, :, y, x])
