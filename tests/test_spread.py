@@ -149,4 +149,5 @@ def test_a_training_that_begins_after_the_stop_is_asked_too(tmp_path: Path, monk
     until = time.monotonic() + 5
     while not late.asked and time.monotonic() < until:
         time.sleep(0.01)
+    stop.unlink()  # the thread lives on
     assert late.asked
