@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmarks.peers import peer
 from benchmarks.speed_device import Make, Step
 from potstill.cache import Cached, Layout, Store
+from potstill.cache.reduced import Reduced
 from potstill.compiled import compile_nets
 from potstill.losses import CE
 from potstill.methods import expand
@@ -131,15 +132,15 @@ def taught(
         return "no link asks the teacher"
     if not alone:
         with mixed(x, bf16):
-            scheme.nets["teacher"] = teacher(case, variant, scheme.nets["teacher"], folder, samples or case.size, notes)
+            scheme.nets["teacher"] = teacher(case, variant, scheme, folder, samples or case.size, notes)
     if quick:
         compiled(case, scheme, bf16, notes)
     return scheme
 
 
-def teacher(case: Case, variant: str, live: Frozen, folder: Path, samples: int, notes: list[str]) -> Frozen | Cached:
-    """What teaches in the place of the live teacher, which is channels-last."""
-    x = case.batch.x
+def teacher(case: Case, variant: str, scheme: Scheme, folder: Path, samples: int, notes: list[str]) -> Frozen | Cached:
+    """What teaches in the place of a scheme's live teacher, which is channels-last."""
+    x, live = case.batch.x, scheme.nets["teacher"]
     if variant == "exact":
         return live.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if variant in ("equal", "compiled", "fast"):
@@ -149,9 +150,10 @@ def teacher(case: Case, variant: str, live: Frozen, folder: Path, samples: int, 
         return Frozen(sped.net)
     if variant == "auto":
         return live
-    layout = Layout.of(live(x), "float16")
+    kept = Reduced(live, scheme.links)
+    layout = Layout.of(kept(x), "float16", kept.packed)
     store = Store(folder, np.arange(samples), 1, layout.nbytes, {})
-    filling = Cached(store, layout, live)
+    filling = Cached(store, layout, kept)
     filling(case.batch)
     return Cached(store, layout, None) if store.finished else filling
 

@@ -33,10 +33,8 @@ def make(num_classes, in_channels=1):
 
 
 def distil(teacher: Path, out: Path, name: str, data: Any = "digits", **settings: Any) -> Any:
-    settings = {"epochs": 3, "control": False, "track": [], "quiet": True, **settings}
-    return potstill.distill(
-        str(teacher), "zoo:cnn(widths=(4, 8))", data, method="at+kd", out=str(out), name=name, **settings
-    )
+    settings = {"method": "at+kd", "epochs": 3, "control": False, "track": [], "quiet": True, **settings}
+    return potstill.distill(str(teacher), "zoo:cnn(widths=(4, 8))", data, out=str(out), name=name, **settings)
 
 
 def weights(run: Any) -> dict[str, Any]:
@@ -156,7 +154,7 @@ def test_what_a_teacher_says_of_validation_and_test_pictures_is_kept_too(
 def test_maps_that_would_take_too_much_are_refused_with_their_size(teacher_run: Path, tmp_path: Path) -> None:
     cache = {"views": 2, "dir": str(tmp_path / "c"), "limit": 0.001}
     with pytest.raises(ConfigError, match=r"would take \d.* MB, allowed are 1 MB; .*stage1 1.54 kB") as error:
-        distil(teacher_run, tmp_path, "x", cache=cache)
+        distil(teacher_run, tmp_path, "x", method="vid", cache=cache)
     assert "cache.limit" in str(error.value)
     assert not list((tmp_path / "c").rglob("records.bin"))
 

@@ -9,17 +9,17 @@ import torch
 
 from potstill.cache.net import Cached
 from potstill.cache.place import fill
+from potstill.cache.reduced import Reduced
 from potstill.config.schema import CacheConfig, Config
 from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun
-from potstill.keep import forecast, put, spots_of, taught
+from potstill.keep import forecast, put, taught
 from potstill.meant import losses_of
 from potstill.pace import hasten
 from potstill.prepare import prepare
 from potstill.ready import EVAL_BATCH, Objects, Ready
 from potstill.rehearse import SMALL_STEP, work
 from potstill.schemes.scheme import Scheme
-from potstill.taps import Frozen
 from potstill.trial import Stop
 
 OFTEN = 10.0
@@ -63,7 +63,7 @@ def build(
     schemes = [ready.placed(scheme) for scheme in [*(first.scheme for first in built.before), built.scheme]]
     lines = forecast(ready, [(scheme, config.epochs * config.seeds) for scheme in schemes])
     left = ready.fabric.broadcast({spots: at.left for spots, at in ready.places.items()})
-    asked = [(scheme, -(-left[spots_of(live)] // EVAL_BATCH)) for scheme, live in taught(ready, schemes)]
+    asked = [(scheme, -(-left[live.says] // EVAL_BATCH)) for scheme, live in taught(ready, schemes)]
     if ready.fabric.device.type == "cpu" and max((work(ready, s) for s, _ in asked), default=0) < SMALL_STEP:
         torch.set_num_threads(1)
     lines += hasten(ready, asked, ready.example(EVAL_BATCH).to(ready.fabric.device))
@@ -72,7 +72,7 @@ def build(
     stop, counts = Stop(), dict.fromkeys(ready.places, 0)
     with stop.listening(), ready.fabric.autocast():
         for scheme, live in taught(ready, schemes):
-            counts[spots_of(live)] += _fill(ready, scheme, live, console, stop)
+            counts[live.says] += _fill(ready, scheme, live, console, stop)
     if not ready.fabric.is_global_zero:
         return None
     return [
@@ -87,9 +87,9 @@ def build(
     ]
 
 
-def _fill(ready: Ready, scheme: Scheme, live: Frozen, console: Console, stop: Stop) -> int:
+def _fill(ready: Ready, scheme: Scheme, live: Reduced, console: Console, stop: Stop) -> int:
     """Fill the cache of one teacher, beside any others who do; how many records this process asked for."""
-    at = ready.places[spots_of(live)]
+    at = ready.places[live.says]
     for line in put(ready, scheme, live, at, ready.teacher, write=True, share=True):
         console.say(f"  {line}")
     cached = scheme.nets["teacher"]

@@ -10,10 +10,10 @@ import torch.distributed as dist
 
 from potstill.cache.net import CLOSE, REFUSALS, Cached
 from potstill.cache.place import Place, Plan, estimate, place
+from potstill.cache.reduced import Reduced
 from potstill.cache.shelf import Shelf, size
 from potstill.card import label
 from potstill.errors import ConfigError, MachineError
-from potstill.losses import AB
 from potstill.meant import second_of
 from potstill.models.net import Net
 from potstill.pace import speed_of
@@ -40,7 +40,7 @@ def forecast(ready: Ready, schemes: Iterable[tuple[Scheme | SpotAdaptive, int]])
     c, epochs, lines = ready.config.cache, dict(schemes), list[str]()
     need = 0
     for scheme, live in taught(ready, epochs):
-        at = ready.places[spots_of(live)] = _place(ready, scheme, live)
+        at = ready.places[live.says] = _place(ready, scheme, live)
         if everywhere(ready, at.finished):
             lines += put(ready, scheme, live, at)
             lines.append("         the teacher does not run: all that is asked of it is kept")
@@ -76,7 +76,7 @@ def keep(ready: Ready, schemes: Schemes, teacher: Net | None) -> tuple[list[Cach
     """Put caches in the places of the schemes' frozen teachers; they, to be closed at the end, and lines that say so."""
     caches, lines = list[Cached](), list[str]()
     for scheme, live in taught(ready, schemes):
-        at = ready.places.get(spots_of(live))
+        at = ready.places.get(live.says)
         known = at is not None  # verified by forecast if it was finished; what came since is of this teacher
         at = at or _place(ready, scheme, live)
         lines += put(ready, scheme, live, at, teacher, write=True, verify=not (known and at.finished))
@@ -92,13 +92,13 @@ def keep(ready: Ready, schemes: Schemes, teacher: Net | None) -> tuple[list[Cach
     return caches, lines
 
 
-def taught(ready: Ready, schemes: Schemes) -> list[tuple[Scheme, Frozen]]:
-    """The schemes whose teacher is asked, where the user wants its answers kept.
+def taught(ready: Ready, schemes: Schemes) -> list[tuple[Scheme, Reduced]]:
+    """The schemes whose teacher is asked, where the user wants its answers kept, and that teacher as it is kept.
 
     Raises:
         ConfigError: that cannot be.
     """
-    found: list[tuple[Scheme, Frozen]] = []
+    found: list[tuple[Scheme, Reduced]] = []
     for scheme in schemes if ready.config.cache.on else ():
         if not isinstance(scheme, Scheme):
             raise _refused(REFUSALS["routes"])
@@ -106,7 +106,7 @@ def taught(ready: Ready, schemes: Schemes) -> list[tuple[Scheme, Frozen]]:
             raise _refused("a method compares two views of each picture, and only one is kept")
         live = scheme.nets["teacher"] if "teacher" in scheme.active else None
         if isinstance(live, Frozen):
-            found.append((scheme, live))
+            found.append((scheme, Reduced(live, scheme.links)))
     return found
 
 
@@ -126,37 +126,32 @@ def _free(ready: Ready, schemes: Schemes) -> None:
         ready.teacher.module.cpu()
 
 
-def spots_of(live: Frozen) -> tuple[str, ...]:
-    """Where a teacher is listened to."""
-    assert isinstance(live.net, Tapped)
-    return live.net.spots
-
-
 def _refused(reason: str, hint: str = "cache=false") -> ConfigError:
     return ConfigError(f"the teacher's answers cannot be kept: {reason}", where="cache", hint=hint)
 
 
-def _place(ready: Ready, scheme: Scheme, live: Frozen) -> Place:
+def _place(ready: Ready, scheme: Scheme, live: Reduced) -> Place:
     """By the teacher as it was given: what made it faster, and how much it may change, is in the precision."""
     c, teacher, speed = ready.config.cache, ready.teacher, speed_of(ready)
     assert teacher is not None
+    assert isinstance(live.net, Tapped)
     with ready.fabric.autocast():
         return place(
             live,
-            Plan(c.views, c.dtype, {}, _signs(scheme), c.dir),
+            Plan(c.views, c.dtype, {}, {}, c.dir),
             ready.example(min(8, len(ready.splits.train))).to(ready.fabric.device),
             data=ready.splits.train,
             fingerprint=ready.splits.fingerprint,
             views=ready.views,
             precision=ready.fabric.strategy.precision.precision + ("" if speed == "exact" else f", {speed}"),
-            given=Tapped(teacher.module, spots_of(live), teacher.preprocess, ready.teacher_order),
+            given=Tapped(teacher.module, live.net.spots, teacher.preprocess, ready.teacher_order),
         )
 
 
 def put(
     ready: Ready,
     scheme: Scheme,
-    live: Frozen,
+    live: Reduced,
     at: Place,
     teacher: Net | None = None,
     write: bool = False,
@@ -175,9 +170,3 @@ def put(
             share=share,
         )
     return lines
-
-
-def _signs(scheme: Scheme) -> dict[str, str]:
-    """Spots of which only signs are read."""
-    reads = [(spot, isinstance(link.loss, AB)) for link in scheme.links if link.teacher for spot in link.at_t]
-    return {spot: "signs" for spot, _ in reads if all(only for at, only in reads if at == spot)}

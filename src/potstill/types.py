@@ -13,6 +13,10 @@ Shape = tuple[int, ...]
 """The shape of one sample at a spot, without the batch: ``(C, H, W)``, ``(tokens, D)`` or ``(D,)``."""
 
 
+class Kept(list[Tensor]):
+    """All that a loss reads of a teacher, (B, ...) each, in place of what the teacher says: see ``Loss.reduce``."""
+
+
 class Batch(NamedTuple):
     """What the data say. A NamedTuple, because collating, pinning and device moves understand it.
 

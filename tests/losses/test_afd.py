@@ -37,7 +37,7 @@ def test_by_hand():
 
 def test_the_weights_of_a_teacher_map_sum_to_one_over_the_student():
     loss = AFD(S, T, dim=6)
-    weight = loss.weight(maps(S), maps(T))
+    weight = loss.weight(maps(S), [g.mean((2, 3)) for g in maps(T)])
     assert weight.shape == (4, 2, 3)
     torch.testing.assert_close(weight.sum(2), torch.ones(4, 2))
 
@@ -57,7 +57,7 @@ def test_under_autocast_likeness_is_float32():
     loss(s, t)
     loss.eval()
     with torch.autocast("cpu", torch.bfloat16):
-        weight = loss.weight(s, t)
+        weight = loss.weight(s, [g.mean((2, 3)) for g in t])
         keys = [loss.bilinear(key(f.mean((2, 3)))).double() for key, f in zip(loss.keys, s, strict=True)]
         queries = [query(g.mean((2, 3))).double() for query, g in zip(loss.queries, t, strict=True)]
     places = loss.places_t.double() @ loss.places_s.double().T

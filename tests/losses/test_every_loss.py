@@ -19,12 +19,18 @@ import potstill.losses
 from potstill.errors import ModelError
 from potstill.losses import Loss, zoo
 from potstill.methods import PRESETS
-from potstill.types import Batch
+from potstill.types import Batch, Kept
 
 from .zoo import CLASSES, ZOO, Row, Says, batch, build, says
 
 FILES = sorted(m.name for m in pkgutil.iter_modules(potstill.losses.__path__) if not m.name.startswith("_"))
 NAMES = [name for name in FILES if name != "base"]
+
+
+REDUCE = {"ab", "afd", "at", "cat_kd", "fsp", "kdsvd"}
+
+NOT_LESS: tuple[dict[str, int], ...] = ({"k": 2}, {"resolution": 4})
+"""Two singular vectors, whose signs may change with the batch; class maps larger than the map that they are of."""
 
 
 def each(where: Callable[[str, Row], bool]) -> pytest.MarkDecorator:
@@ -44,6 +50,7 @@ every = each(lambda name, row: True)
 every_taught = each(lambda name, row: name != "ce")
 every_logit = each(lambda name, row: row.classes)
 every_of_equals = each(lambda name, row: row.s == row.t)
+every_reducing = each(lambda name, row: name in REDUCE)
 two_sided = each(lambda name, row: row.classes and name != "ce")
 
 
@@ -81,6 +88,41 @@ def finite(loss: Loss, s: Says, t: Says, autocast: torch.dtype | None = None) ->
     assert rows.isfinite().all()
     assert all(g.isfinite().all() for g in slopes)
     assert all(p.grad is None or p.grad.isfinite().all() for p in loss.parameters())
+
+
+# what a cache keeps for it
+
+
+@every_taught
+def test_what_it_reads_of_the_teacher_can_stand_for_what_the_teacher_says(name, settings):
+    """As :meth:`Loss.reduce` promises."""
+    loss = build(name, settings)
+    assert (loss.packs is not None) == (name in REDUCE and settings not in NOT_LESS)
+    s, t = example(name)
+    kept = loss.reduce(t)
+    assert isinstance(kept, Kept)
+    assert all(len(f) == 6 for f in kept)
+    if name not in REDUCE:
+        return
+    if loss.packs == "signs":
+        kept = Kept((f > 0).float() * 2 - 1 for f in kept)
+    elif loss.packs == "values":
+        assert sum(f.numel() for f in kept) < sum(f.numel() for f in tensors(t))
+    (rows, slopes), (same, again) = run(copy.deepcopy(loss), s, t), run(copy.deepcopy(loss), s, kept)
+    torch.testing.assert_close(same, rows)
+    torch.testing.assert_close(again, slopes)
+
+
+@every_reducing
+def test_nothing_that_is_trained_has_a_say_in_what_is_kept_for_it(name, settings):
+    loss = build(name, settings)
+    t = example(name)[1]
+    before = loss.reduce(t)
+    with torch.no_grad():
+        for p in loss.parameters():
+            p.add_(0.5)
+    loss.eval()
+    assert all(torch.equal(a, b) for a, b in zip(loss.reduce(t), before, strict=True))
 
 
 # the zoo is complete

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,11 +33,10 @@ def fingerprint(module: nn.Module) -> str:
     classes: dict[type, None] = {}
     for path, part in module.named_modules(remove_duplicate=False):
         classes[type(part)] = None
-        settings = {k: v for k, v in sorted(vars(part).items()) if k not in NOT_STATE and _plain(v)}
-        add("module", path, type(part).__module__, type(part).__qualname__, settings)
+        add("module", path, type(part).__module__, type(part).__qualname__, settings(part))
     for cls in classes:
         if not cls.__module__.startswith("torch."):
-            add("code", cls.__qualname__, _code(cls))
+            add("code", cls.__qualname__, code(cls))
     for kind, named in ("parameter", module.named_parameters()), ("buffer", module.named_buffers()):
         for name, t in named:
             add(kind, name, t.dtype, tuple(t.shape))
@@ -45,7 +45,14 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def key(
-    teacher: Tapped, layout: Layout, *, data: str, views: Views | None, cycle: int, precision: str
+    teacher: Tapped,
+    layout: Layout,
+    *,
+    data: str,
+    views: Views | None,
+    cycle: int,
+    precision: str,
+    reduced: Sequence[str] = (),
 ) -> tuple[str, dict[str, Any]]:
     """The key of a store, 20 hexadecimal digits, and what it was made of, for its ``meta.json``.
 
@@ -56,6 +63,7 @@ def key(
         views: the augmentation.
         cycle: views of each sample.
         precision: of the teacher's arithmetic: a bf16 teacher's answers do not serve an exact run.
+        reduced: how losses reduce what the teacher says, where they do; see :class:`Reduced`.
     """
     parts = {
         "teacher": fingerprint(teacher.net),
@@ -66,9 +74,15 @@ def key(
         "cycle": cycle,
         "precision": precision,
         "layout": layout.to_json(),
+        **({"reduced": list(reduced)} if reduced else {}),
     }
     written = json.dumps([FORMAT, parts], sort_keys=True)
     return hashlib.sha256(written.encode()).hexdigest()[:20], parts
+
+
+def settings(part: object) -> dict[str, Any]:
+    """The plain values that an object holds, by name."""
+    return {k: v for k, v in sorted(vars(part).items()) if k not in NOT_STATE and _plain(v)}
 
 
 def _plain(value: Any) -> bool:
@@ -79,7 +93,7 @@ def _plain(value: Any) -> bool:
     return isinstance(value, PLAIN)
 
 
-def _code(cls: type) -> str:
+def code(cls: type) -> str:
     """The source of a class, or its bytecode where there is no source."""
     try:
         return inspect.getsource(cls)

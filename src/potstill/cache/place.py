@@ -14,6 +14,7 @@ from potstill.cache.codec import Layout
 from potstill.cache.files import read_meta
 from potstill.cache.key import key
 from potstill.cache.net import CLOSE, WAYS_OUT, Cached, check, why_not
+from potstill.cache.reduced import Reduced
 from potstill.cache.shelf import Shelf, size
 from potstill.cache.store import Store
 from potstill.data.arrays import Data
@@ -154,8 +155,17 @@ def place(
         raise ConfigError(f"the teacher's answers cannot be kept: {reason}", where="cache", hint=hint)
     assert isinstance(live.net, Tapped)
     said = live(x)
-    layout = Layout.of(said, plan.dtype, plan.others, **plan.settings)
-    made, parts = key(given or live.net, layout, data=fingerprint, views=views, cycle=plan.views, precision=precision)
+    packed = live.packed if isinstance(live, Reduced) else {}
+    layout = Layout.of(said, plan.dtype, {**plan.others, **packed}, **plan.settings)
+    made, parts = key(
+        given or live.net,
+        layout,
+        data=fingerprint,
+        views=views,
+        cycle=plan.views,
+        precision=precision,
+        reduced=live.reduced if isinstance(live, Reduced) else [],
+    )
     return Place(Shelf(plan.folder).root / made, parts, layout, plan, data, views, layout.errors(said))
 
 

@@ -36,6 +36,8 @@ class AB(Loss):
     body and the connectors by this loss alone; then the student learns from labels (RepDistiller) or by KD (authors).
     """
 
+    packs = "signs"
+
     def __init__(self, s_shape: Shapes, t_shape: Shapes, margin: Positive = 1.0) -> None:
         super().__init__()
         self.margin = margin

@@ -12,7 +12,7 @@ from potstill.losses._maps import BatchNorm, Features, Shapes, as_list, map_shap
 from potstill.losses._relations import inner, unit
 from potstill.losses.base import Loss
 from potstill.ranges import Count
-from potstill.types import Batch
+from potstill.types import Batch, Kept
 
 
 class AFD(Loss):
@@ -41,6 +41,9 @@ class AFD(Loss):
     def __init__(self, s_shape: Shapes, t_shape: Shapes, dim: Count = 128) -> None:
         super().__init__()
         ss, ts = map_shapes(s_shape), map_shapes(t_shape)
+        self.sizes = [t[1:] for t in ts]
+        if sum(c + h * w for c, h, w in ts) < sum(c * h * w for c, h, w in ts):
+            self.packs = "values"
         self.keys = nn.ModuleList(nn.Sequential(nn.Linear(s[0], dim), BatchNorm(dim), nn.ReLU()) for s in ss)
         self.queries = nn.ModuleList(nn.Sequential(nn.Linear(t[0], dim), BatchNorm(dim)) for t in ts)
         self.bilinear = nn.Sequential(nn.Linear(dim, dim * len(ts)), BatchNorm(dim * len(ts)))
@@ -48,29 +51,33 @@ class AFD(Loss):
         self.places_t = nn.Parameter(nn.init.xavier_normal_(torch.empty(len(ts), dim)))
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
-        ss, ts = as_list(s), as_list(t)
-        weight = self.weight(ss, ts)
+        ss, kept = as_list(s), self.reduce(t)
+        means, theirs = kept[0::2], kept[1::2]
+        weight = self.weight(ss, means)
         power = [f.square().mean(1) for f in ss]
-        at = {size: torch.stack([attention(p, size) for p in power], 1) for size in {size_of(g) for g in ts}}
-        losses = []
-        for i, g in enumerate(ts):
-            theirs = attention(g.square().mean(1), size_of(g))
-            losses.append((weight[:, i] * (at[size_of(g)] - theirs[:, None]).square().mean(2)).sum(1))
+        at = {size: torch.stack([attention(p, size) for p in power], 1) for size in {*self.sizes}}
+        losses = [
+            (weight[:, i] * (at[size] - theirs[i][:, None]).square().mean(2)).sum(1)
+            for i, size in enumerate(self.sizes)
+        ]
         return torch.stack(losses).sum(0)
 
-    def weight(self, ss: list[Tensor], ts: list[Tensor]) -> Tensor:
-        """How much each teacher map asks of each student map, (B, teacher's, student's); sums to 1 over the student's."""
+    def reduce(self, t: Features) -> Kept:
+        """Of each of the teacher's maps the mean over positions, (B, C), and its attention, (B, H·W)."""
+        if isinstance(t, Kept):
+            return t
+        pairs = [(g.mean((2, 3)), attention(g.square().mean(1), (g.shape[2], g.shape[3]))) for g in as_list(t)]
+        return Kept(f for pair in pairs for f in pair)
+
+    def weight(self, ss: list[Tensor], means: list[Tensor]) -> Tensor:
+        """How much each teacher map, of which the means are given, asks of each student map, (B, teacher's, student's); sums to 1
+        over the student's."""
         keys = torch.stack([key(f.mean((2, 3))) for key, f in zip(self.keys, ss, strict=True)], 1)
-        queries = torch.stack([query(g.mean((2, 3))) for query, g in zip(self.queries, ts, strict=True)], 1)
+        queries = torch.stack([query(mean) for query, mean in zip(self.queries, means, strict=True)], 1)
         B, S, d = keys.shape
         keys = self.bilinear(keys.flatten(0, 1)).view(B, S, -1, d)
         match = (keys.float() * queries[:, None]).sum(3).mT + inner(self.places_t, self.places_s)
         return F.softmax(match / math.sqrt(d), dim=2)
-
-
-def size_of(f: Tensor) -> tuple[int, int]:
-    """The resolution of a map (B, C, H, W)."""
-    return (f.shape[2], f.shape[3])
 
 
 def attention(power: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from potstill.types import Batch
+from potstill.types import Batch, Kept
 
 
 class Loss(nn.Module):
@@ -27,10 +27,13 @@ class Loss(nn.Module):
         second_view: what it does with a second view of the samples, where a batch brings one: ``pair``: it is called once
             with lists of both, [first, second]; ``sum``: on each, and both are added, where another loss asks for pairs;
             None: it reads the first.
+        packs: how a cache keeps what :meth:`reduce` gives: its values, or of each whether it is above 0; None where it gives
+            no less than the teacher says.
     """
 
     couples: bool = False
     second_view: Literal["pair", "sum"] | None = None
+    packs: Literal["values", "signs"] | None = None
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
         """The loss of each sample, (B,).
@@ -41,6 +44,13 @@ class Loss(nn.Module):
             batch: labels and ids, for a loss that reads them.
         """
         raise NotImplementedError
+
+    def reduce(self, t: Any) -> Kept:
+        """All that the loss reads of ``t``, (B, ...) each; it takes that in the place of ``t`` and gives the same rows.
+
+        By nothing that is trained: what a cache keeps serves other runs, and later epochs.
+        """
+        return Kept([t] if isinstance(t, Tensor) else t)
 
     def extra_repr(self) -> str:
         return ", ".join(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,7 @@ from potstill.losses._relations import unit
 from potstill.losses._squares import square_mean
 from potstill.losses.base import Loss
 from potstill.ranges import Count
-from potstill.types import Batch, Shape
+from potstill.types import Batch, Kept, Shape
 
 
 class CATKD(Loss):
@@ -63,10 +65,15 @@ class CATKD(Loss):
                 f"student and teacher must have the same classes, got {self.ours.classes} and {len(self.theirs.weight)}",
                 hint="use fitnet or at, which compare no classes",
             )
+        if self.ours.classes * resolution**2 < prod(t_shape):
+            self.packs = "values"
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
-        a, b = self.attention(s, self.ours.weight(s)), self.attention(t, self.theirs.weight)
-        return square_mean(a, b)
+        return square_mean(self.attention(s, self.ours.weight(s)), self.reduce(t)[0])
+
+    def reduce(self, t: Tensor | Kept) -> Kept:
+        """The teacher's class activation maps, (B, classes, r²)."""
+        return t if isinstance(t, Kept) else Kept([self.attention(t, self.theirs.weight)])
 
     def attention(self, f: Tensor, weight: Tensor) -> Tensor:
         """The pooled class activation maps, (B, classes, r²)."""

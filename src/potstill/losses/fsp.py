@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 from typing import Literal
 
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from potstill.adapters import resized
 from potstill.errors import ModelError
-from potstill.losses._maps import Features, as_maps, places, shape_pairs
+from potstill.losses._maps import Features, as_list, as_many, places, shape_pairs
 from potstill.losses.base import Loss
-from potstill.types import Batch, Shape
+from potstill.types import Batch, Kept, Shape
 
 
 class FSP(Loss):
@@ -52,12 +53,17 @@ class FSP(Loss):
                 hint="use nst or at, which compare maps of any channels, or vid, which learns an adapter",
             )
         self.pooling = pooling
+        if sum(c * d for c, d in pairwise(t_channels)) < sum(prod(t) for _, t in pairs):
+            self.packs = "values"
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
-        ss, ts = as_maps(s, t, "FSP")
-        return torch.stack(
-            [(g_s - g_t).square().mean((1, 2)) for g_s, g_t in zip(self.flow(ss), self.flow(ts), strict=True)]
-        ).sum(0)
+        theirs, ours = self.reduce(t), self.flow(as_list(s))
+        as_many(ours, theirs, "FSP")
+        return torch.stack([(a - b).square().mean((1, 2)) for a, b in zip(ours, theirs, strict=True)]).sum(0)
+
+    def reduce(self, t: Features) -> Kept:
+        """The teacher's matrices, (B, c_i, c_{i+1}) each."""
+        return t if isinstance(t, Kept) else Kept(self.flow(as_list(t)))
 
     def flow(self, maps: list[Tensor]) -> list[Tensor]:
         """The FSP matrices of consecutive maps, (B, c_i, c_{i+1})."""

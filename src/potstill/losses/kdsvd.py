@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -10,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.errors import ModelError
-from potstill.losses._maps import Features, Shapes, as_maps, shape_pairs
+from potstill.losses._maps import Features, Shapes, as_list, as_many, shape_pairs
 from potstill.losses.base import Loss
 from potstill.ranges import Count
-from potstill.types import Batch
+from potstill.types import Batch, Kept
 
 
 class KDSVD(Loss):
@@ -63,34 +64,51 @@ class KDSVD(Loss):
                 f"KDSVD is to compare k={k} vectors, but a map of the teacher has {fewest}", hint="losses.kdsvd.k=1"
             )
         self.k, self.signs = k, signs
+        if k == 1 and sum(c + 1 for c in t_channels) < sum(prod(t) for _, t in pairs):
+            # signs and order of more vectors may change with the batch
+            self.packs = "values"
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
-        ss, ts = as_maps(s, t, "KDSVD")
+        ss, kept = as_list(s), self.reduce(t)
+        theirs, scales = kept[0::2], kept[1::2]
+        as_many(ss, theirs, "KDSVD")
         with torch.autocast(ss[0].device.type, enabled=False):
-            both = [self.vectors(f, g) for f, g in zip(ss, ts, strict=True)]
+            both = [
+                (self.nearest(f, v) * scale[:, None], v * scale[:, None])
+                for f, v, scale in zip(ss, theirs, scales, strict=True)
+            ]
             losses = [
                 (kernel(v_s, u_s) - kernel(v_t, u_t)).square().sum((1, 2, 3))
                 for (u_s, u_t), (v_s, v_t) in pairwise(both)
             ]
         return torch.stack(losses).sum(0)
 
-    def vectors(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """The student's and the teacher's scaled vectors of one stage, (B, C, k) each."""
-        with torch.no_grad():
-            x = g.flatten(2).mT
-            if self.signs == "solver":
-                _, sigma, vh = torch.linalg.svd(x, full_matrices=False)
-                v_t, sigma = vh[:, : self.k].mT, sigma[:, : self.k]
-            else:
-                v_t = first_right(x, self.k)
-                v_t = v_t * torch.where(v_t.sum(1, keepdim=True) < 0, -1.0, 1.0)
-                sigma = (x @ v_t).square().sum(1).sqrt()
-            scale = F.normalize(sigma, dim=1)[:, None]
-        v_s = first_right(f.flatten(2).mT, self.k + 3)
-        cos = v_s.detach().mT @ v_t
+    @torch.no_grad()
+    def reduce(self, t: Features) -> Kept:
+        """Of each of the teacher's maps the vectors, (B, C, k), and their unit-length singular values, (B, k)."""
+        if isinstance(t, Kept):
+            return t
+        kept = Kept()
+        for g in as_list(t):
+            with torch.autocast(g.device.type, enabled=False):
+                x = g.flatten(2).mT
+                if self.signs == "solver":
+                    _, sigma, vh = torch.linalg.svd(x, full_matrices=False)
+                    v, sigma = vh[:, : self.k].mT, sigma[:, : self.k]
+                else:
+                    v = first_right(x, self.k)
+                    v = v * torch.where(v.sum(1, keepdim=True) < 0, -1.0, 1.0)
+                    sigma = (x @ v).square().sum(1).sqrt()
+                kept += [v, F.normalize(sigma, dim=1)]
+        return kept
+
+    def nearest(self, f: Tensor, v: Tensor) -> Tensor:
+        """Of the student's first vectors those nearest to the teacher's, with their signs, (B, C, k)."""
+        ours = first_right(f.flatten(2).mT, self.k + 3)
+        cos = ours.detach().mT @ v
         nearest = cos.abs().argmax(1, keepdim=True)
         sign = cos.gather(1, nearest).sign()
-        return v_s.gather(2, nearest.expand(-1, v_s.shape[1], -1)) * sign * scale, v_t * scale
+        return ours.gather(2, nearest.expand(-1, ours.shape[1], -1)) * sign
 
 
 def kernel(v: Tensor, before: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def relational(loss: Loss, s: Sequence[Tensor], t: Sequence[Tensor], batch: Batc
 
         def rows(loss: Loss, ours: Sequence[Tensor]) -> Tensor:
             torch.manual_seed(0)
-            result: Tensor = loss(ours[0], t[0], batch) if single else loss(list(ours), list(t), batch)
+            result: Tensor = loss(ours[0], t[0], batch) if single else loss(list(ours), t, batch)
             return result
 
         rows(first, s)  # so that a memory knows its scale

@@ -12,7 +12,7 @@ from potstill.errors import ModelError, did_you_mean
 from potstill.losses.base import Loss
 from potstill.schemes.schedules import Weight, weight_at
 from potstill.taps import Frozen, Tapped
-from potstill.types import Batch, Out
+from potstill.types import Batch, Kept, Out
 
 Pair = tuple[str, str]
 At = str | Pair | Sequence[str | Pair]
@@ -64,10 +64,23 @@ class Link(nn.Module):
         return weight * self.checked(self.loss([s[0] for s, _ in pairs], [t[0] for _, t in pairs], batch), batch)
 
     def heard(self, said: Mapping[str, Out]) -> dict[str, list[Any]]:
-        """What both sides say at the link's spots; the teacher's side detached."""
+        """What both sides say at the link's spots; the teacher's side detached. Where a cache keeps what the loss reads of it,
+        see :meth:`kept`, that is the teacher's side."""
         s: list[Any] = [said[self.student][spot] for spot in self.at_s] if self.student else [None]
-        t = [said[self.teacher][spot].detach() for spot in self.at_t] if self.teacher else [f.detach() for f in s]
-        return {"student": s, "teacher": t}
+        if self.teacher is None:
+            return {"student": s, "teacher": [f.detach() for f in s]}
+        theirs = said[self.teacher]
+        kept = Kept(theirs[name] for i in range(len(theirs)) if (name := f"{self.name}:{i}") in theirs)
+        if kept:
+            return {"student": s, "teacher": [kept] if self.single else kept}
+        return {"student": s, "teacher": [theirs[spot].detach() for spot in self.at_t]}
+
+    def kept(self, said: Out) -> Out:
+        """What a cache keeps for the link of what its teacher says: all that the loss reads, or the spots."""
+        if self.loss.packs is None:
+            return {spot: said[spot] for spot in self.at_t}
+        t = [said[spot] for spot in self.at_t]
+        return {f"{self.name}:{i}": f for i, f in enumerate(self.loss.reduce(t[0] if self.single else t))}
 
     def compare(self, said: Mapping[str, Out], batch: Batch) -> Tensor:
         """The loss of each sample without its weight, (B,)."""
