@@ -47,7 +47,10 @@ SIGN = "the differences of two stages' vectors are the same with both signs turn
 UNUSED = "differs only where torch.where takes the other side"
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("afd", "power = [f.square().sum(1) for f in ss]"): SCALE,
-    ("afd", "theirs = attention(g.square().sum(1), size_of(g))"): SCALE,
+    (
+        "afd",
+        "pairs = [(g.mean((2, 3)), attention(g.square().sum(1), (g.shape[2], g.shape[3]))) for g in as_list(t)]",
+    ): SCALE,
     ("at", "power: Tensor = ChannelSquares.apply(f) if self.p == 2 else f.abs().pow(self.p).mean(1)"): SCALE,
     ("fsp", "a, b = (places(h if h.shape[4:] == size else pool(h, size)) for h in (f, g))"): ONE_SIZE,
     ("crcd", "if self.ours is None and self.theirs is None:"): BOTH,
