@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from benchmarks.peers import peer
 from benchmarks.speed_device import Make, Step
 from potstill.cache import Cached, Layout, Store
-from potstill.cache.reduced import Reduced
 from potstill.compiled import compile_nets
 from potstill.losses import CE
 from potstill.methods import expand
 from potstill.methods.build import build
 from potstill.models import resolve
+from potstill.reduced import Reduced
 from potstill.schemes import Link, Scheme, total
 from potstill.taps import Frozen
 from potstill.teacher import has_bf16, speed_up

@@ -37,6 +37,7 @@ MAY = {
     "engine": BASE | {"checkpoint", "sharded", "watch"},
     "proof": BASE | {"taps"},
     "compiled": SCHEME | {"proof", "teacher"},
+    "reduced": SCHEME | {"cache"},
     "recompute": SCHEME | {"proof"},
     "parted": SCHEME | {"cost"},
     "optim": BASE,

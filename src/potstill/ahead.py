@@ -9,7 +9,6 @@ import torch
 
 from potstill.cache.net import Cached
 from potstill.cache.place import fill
-from potstill.cache.reduced import Reduced
 from potstill.config.schema import CacheConfig, Config
 from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun
@@ -18,6 +17,7 @@ from potstill.meant import losses_of
 from potstill.pace import hasten
 from potstill.prepare import prepare
 from potstill.ready import EVAL_BATCH, Objects, Ready
+from potstill.reduced import Reduced
 from potstill.rehearse import SMALL_STEP, work
 from potstill.schemes.scheme import Scheme
 from potstill.trial import Stop

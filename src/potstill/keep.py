@@ -10,7 +10,6 @@ import torch.distributed as dist
 
 from potstill.cache.net import CLOSE, REFUSALS, Cached
 from potstill.cache.place import Place, Plan, estimate, place
-from potstill.cache.reduced import Reduced
 from potstill.cache.shelf import Shelf, size
 from potstill.card import label
 from potstill.errors import ConfigError, MachineError
@@ -18,6 +17,7 @@ from potstill.meant import second_of
 from potstill.models.net import Net
 from potstill.pace import speed_of
 from potstill.ready import Ready
+from potstill.reduced import Reduced
 from potstill.schemes.scheme import Scheme
 from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Frozen, Tapped
@@ -138,13 +138,14 @@ def _place(ready: Ready, scheme: Scheme, live: Reduced) -> Place:
     with ready.fabric.autocast():
         return place(
             live,
-            Plan(c.views, c.dtype, {}, {}, c.dir),
+            Plan(c.views, c.dtype, {}, live.packed, c.dir),
             ready.example(min(8, len(ready.splits.train))).to(ready.fabric.device),
             data=ready.splits.train,
             fingerprint=ready.splits.fingerprint,
             views=ready.views,
             precision=ready.fabric.strategy.precision.precision + ("" if speed == "exact" else f", {speed}"),
             given=Tapped(teacher.module, live.net.spots, teacher.preprocess, ready.teacher_order),
+            reduced=live.reduced,
         )
 
 

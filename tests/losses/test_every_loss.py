@@ -29,9 +29,6 @@ NAMES = [name for name in FILES if name != "base"]
 
 REDUCE = {"ab", "afd", "at", "cat_kd", "fsp", "kdsvd"}
 
-NOT_LESS: tuple[dict[str, int], ...] = ({"k": 2}, {"resolution": 4})
-"""Two singular vectors, whose signs may change with the batch; class maps larger than the map that they are of."""
-
 
 def each(where: Callable[[str, Row], bool]) -> pytest.MarkDecorator:
     """Every loss and variant of the zoo for which ``where`` holds."""
@@ -95,9 +92,9 @@ def finite(loss: Loss, s: Says, t: Says, autocast: torch.dtype | None = None) ->
 
 @every_taught
 def test_what_it_reads_of_the_teacher_can_stand_for_what_the_teacher_says(name, settings):
-    """As :meth:`Loss.reduce` promises."""
+    """As :meth:`Loss.reduce` promises. The signs of two singular vectors may change with the batch."""
     loss = build(name, settings)
-    assert (loss.packs is not None) == (name in REDUCE and settings not in NOT_LESS)
+    assert (loss.packs is not None) == (name in REDUCE and settings != {"k": 2})
     s, t = example(name)
     kept = loss.reduce(t)
     assert isinstance(kept, Kept)
@@ -106,7 +103,7 @@ def test_what_it_reads_of_the_teacher_can_stand_for_what_the_teacher_says(name, 
         return
     if loss.packs == "signs":
         kept = Kept((f > 0).float() * 2 - 1 for f in kept)
-    elif loss.packs == "values":
+    elif loss.packs == "values" and settings != {"resolution": 4}:  # class maps larger than the map that they are of
         assert sum(f.numel() for f in kept) < sum(f.numel() for f in tensors(t))
     (rows, slopes), (same, again) = run(copy.deepcopy(loss), s, t), run(copy.deepcopy(loss), s, kept)
     torch.testing.assert_close(same, rows)

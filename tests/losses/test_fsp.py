@@ -54,3 +54,10 @@ def test_the_larger_map_of_a_pair_is_pooled_on_each_axis(first, last, pooling):
 
     expected = (flow(s) - flow(t)).square().mean((1, 2))
     torch.testing.assert_close(FSP(shapes, shapes, pooling)(s, t).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "packs"), [(4, None), (5, "values")])
+def test_matrices_are_kept_where_they_are_smaller_than_the_maps(height: int, packs: str | None):
+    """8 * 24 + 24 * 16 = 576 numbers stand against 48 * 12 = 576, and against 624."""
+    maps = [(8, 4, 3), (24, 4, 3), (16, height, 3)]
+    assert FSP(maps, maps).packs == packs

@@ -63,7 +63,7 @@ def key(
         views: the augmentation.
         cycle: views of each sample.
         precision: of the teacher's arithmetic: a bf16 teacher's answers do not serve an exact run.
-        reduced: how losses reduce what the teacher says, where they do; see :class:`Reduced`.
+        reduced: how losses reduce what the teacher says, where they do.
     """
     parts = {
         "teacher": fingerprint(teacher.net),

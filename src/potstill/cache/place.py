@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from potstill.cache.codec import Layout
 from potstill.cache.files import read_meta
 from potstill.cache.key import key
 from potstill.cache.net import CLOSE, WAYS_OUT, Cached, check, why_not
-from potstill.cache.reduced import Reduced
 from potstill.cache.shelf import Shelf, size
 from potstill.cache.store import Store
 from potstill.data.arrays import Data
@@ -134,6 +133,7 @@ def place(
     precision: str = "32",
     routes: bool = False,
     given: Tapped | None = None,
+    reduced: Sequence[str] = (),
 ) -> Place:
     """Where the answers of a teacher belong; nothing is written.
 
@@ -146,6 +146,7 @@ def place(
         routes: whether the scheme sends features of one net through layers of another.
         given: the teacher as it was before it was made faster. The key is made of it: what is folded may be decided otherwise
             on another day.
+        reduced: how losses reduce what the teacher says, where they do, for the key.
 
     Raises:
         ConfigError: what the teacher says of these data cannot be kept: says why.
@@ -155,8 +156,7 @@ def place(
         raise ConfigError(f"the teacher's answers cannot be kept: {reason}", where="cache", hint=hint)
     assert isinstance(live.net, Tapped)
     said = live(x)
-    packed = live.packed if isinstance(live, Reduced) else {}
-    layout = Layout.of(said, plan.dtype, {**plan.others, **packed}, **plan.settings)
+    layout = Layout.of(said, plan.dtype, plan.others, **plan.settings)
     made, parts = key(
         given or live.net,
         layout,
@@ -164,7 +164,7 @@ def place(
         views=views,
         cycle=plan.views,
         precision=precision,
-        reduced=live.reduced if isinstance(live, Reduced) else [],
+        reduced=reduced,
     )
     return Place(Shelf(plan.folder).root / made, parts, layout, plan, data, views, layout.errors(said))
 

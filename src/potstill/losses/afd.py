@@ -38,12 +38,12 @@ class AFD(Loss):
     Paper: Ji, Heo, Park, AAAI 2021, arXiv 2102.02973
     """
 
+    packs = "values"
+
     def __init__(self, s_shape: Shapes, t_shape: Shapes, dim: Count = 128) -> None:
         super().__init__()
         ss, ts = map_shapes(s_shape), map_shapes(t_shape)
         self.sizes = [t[1:] for t in ts]
-        if sum(c + h * w for c, h, w in ts) < sum(c * h * w for c, h, w in ts):
-            self.packs = "values"
         self.keys = nn.ModuleList(nn.Sequential(nn.Linear(s[0], dim), BatchNorm(dim), nn.ReLU()) for s in ss)
         self.queries = nn.ModuleList(nn.Sequential(nn.Linear(t[0], dim), BatchNorm(dim)) for t in ts)
         self.bilinear = nn.Sequential(nn.Linear(dim, dim * len(ts)), BatchNorm(dim * len(ts)))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from potstill.adapters import resized
 from potstill.errors import ModelError
-from potstill.losses._maps import Features, Shapes, as_list, as_many, map_shape, map_shapes, shape_pairs, smaller
+from potstill.losses._maps import Features, Shapes, as_list, as_many, map_shape, shape_pairs, smaller
 from potstill.losses._squares import ChannelSquares
 from potstill.losses.base import Loss
 from potstill.ranges import Positive
@@ -40,8 +40,7 @@ class AT(Loss):
         self.p = p
         if s_shape is not None and t_shape is not None:
             self.sizes = [smaller(*pair) for pair in shape_pairs(s_shape, t_shape, "AT")]
-            if any(t[0] > 1 for t in map_shapes(t_shape)):
-                self.packs = "values"
+            self.packs = "values"
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
         ss = maps(s)

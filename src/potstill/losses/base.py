@@ -27,8 +27,8 @@ class Loss(nn.Module):
         second_view: what it does with a second view of the samples, where a batch brings one: ``pair``: it is called once
             with lists of both, [first, second]; ``sum``: on each, and both are added, where another loss asks for pairs;
             None: it reads the first.
-        packs: how a cache keeps what :meth:`reduce` gives: its values, or of each whether it is above 0; None where it gives
-            no less than the teacher says.
+        packs: how a cache keeps what :meth:`reduce` gives: its values, or of each whether it is above 0; None: it keeps what
+            the teacher says.
     """
 
     couples: bool = False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,6 +45,8 @@ class CATKD(Loss):
     Paper: Guo et al., CVPR 2023, arXiv 2304.12777
     """
 
+    packs = "values"
+
     def __init__(
         self,
         s_shape: Shape,
@@ -65,8 +65,6 @@ class CATKD(Loss):
                 f"student and teacher must have the same classes, got {self.ours.classes} and {len(self.theirs.weight)}",
                 hint="use fitnet or at, which compare no classes",
             )
-        if self.ours.classes * resolution**2 < prod(t_shape):
-            self.packs = "values"
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
         return square_mean(self.attention(s, self.ours.weight(s)), self.reduce(t)[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import prod
 from typing import Any, Literal
 
 import torch
@@ -64,8 +63,7 @@ class KDSVD(Loss):
                 f"KDSVD is to compare k={k} vectors, but a map of the teacher has {fewest}", hint="losses.kdsvd.k=1"
             )
         self.k, self.signs = k, signs
-        if k == 1 and sum(c + 1 for c in t_channels) < sum(prod(t) for _, t in pairs):
-            # signs and order of more vectors may change with the batch
+        if k == 1:  # signs and order of more vectors may change with the batch
             self.packs = "values"
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:

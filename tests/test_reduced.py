@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from potstill.cache import Cached, Layout, Store
 from potstill.cache.place import Plan, place
-from potstill.cache.reduced import Reduced, reduction
 from potstill.data.arrays import ArrayData
 from potstill.losses import AB, AT, CE, FSP, KD, FitNet, Loss
+from potstill.reduced import Reduced, reduction
 from potstill.schemes import Link, Scheme, offline, total
 from potstill.types import Batch
 
@@ -109,8 +109,8 @@ def test_what_reduces_and_where_is_in_the_key(tmp_path: Path) -> None:
     def name(link: Link) -> str:
         made = scheme(link)
         live = Reduced(made.nets["teacher"], made.links)  # type: ignore[arg-type]
-        facts: dict[str, Any] = {"data": data, "fingerprint": "x", "views": None}
-        return place(live, Plan(folder=tmp_path), said.x, **facts).folder.name
+        facts: dict[str, Any] = {"data": data, "fingerprint": "x", "views": None, "reduced": live.reduced}
+        return place(live, Plan(others=live.packed, folder=tmp_path), said.x, **facts).folder.name
 
     one = name(at())
     assert name(at()) == one
