@@ -62,3 +62,8 @@ def test_the_sum_of_squares_has_its_slope():
         torch.testing.assert_close(ChannelSquares.apply(g), f.square().sum(1))
     assert torch.autograd.gradcheck(ChannelSquares.apply, f)
     assert torch.autograd.gradgradcheck(ChannelSquares.apply, f)
+
+
+def test_what_is_read_can_be_kept_only_where_both_sides_are_known():
+    assert AT(s_shape=(2, 4, 4), t_shape=(3, 4, 4)).packs == "values"
+    assert AT().packs is AT(s_shape=(2, 4, 4)).packs is AT(t_shape=(2, 4, 4)).packs is None

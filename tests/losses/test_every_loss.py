@@ -385,3 +385,11 @@ def test_the_contract_test_would_notice():
 
     with pytest.raises(AssertionError):
         finite(Scalar(), torch.zeros(3, CLASSES), torch.ones(3, CLASSES))
+
+
+@pytest.mark.parametrize("name", ["ab", "at", "fsp", "kdsvd", "nst", "ofd", "vid"])
+def test_a_map_too_few_is_refused(name):
+    loss = build(name, {})
+    s, t = example(name)
+    with pytest.raises(ModelError, match="as many"):
+        loss(s, t[:-1])

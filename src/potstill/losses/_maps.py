@@ -77,7 +77,7 @@ def as_map(f: Tensor) -> Tensor:
 
 def places(f: Tensor) -> Tensor:
     """A map (B, C, H, W) as a row of channels for each place, (B, HW, C), of the same memory in either layout."""
-    return f.permute(0, 2, 3, 1).flatten(1, 2) if f.stride(1) == 1 else f.flatten(2).mT
+    return f.flatten(2).mT
 
 
 def pooled(f: Tensor) -> Tensor:
