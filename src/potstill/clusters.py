@@ -16,28 +16,13 @@ from filelock import FileLock, Timeout
 from potstill._version import __version__
 from potstill.config.schema import RayConfig
 from potstill.errors import ConfigError, MachineError
+from potstill.extras import optional
 
 PATIENCE = 5.0
 """Seconds that the head of a cluster may take to answer."""
 OTHERS = {"8265": "dashboard", "10001": "client server"}
 """Ports of a cluster that are not its own, and often taken for it."""
 UNITS = {"cpu": "CPU", "gpu": "GPU"}
-
-
-def imported() -> Any:
-    """The package ray.
-
-    Raises:
-        MachineError: it is not installed: names the extra that brings it.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise MachineError(
-            f"launcher=ray needs the package ray, which cannot be imported ({error})",
-            hint="pip install 'potstill[ray]', on every machine of the cluster",
-        ) from error
-    return ray
 
 
 @dataclass(frozen=True)
@@ -100,7 +85,7 @@ def connected(config: RayConfig) -> Iterator[Cluster]:
     Raises:
         MachineError: Ray is not installed, or there is no cluster at the address.
     """
-    ray = imported()
+    ray = optional("ray", "ray", what="launcher=ray", where=" on every machine of the cluster")
     forget_slurm()
     if ray.is_initialized():
         yield Cluster(ray, own=False)

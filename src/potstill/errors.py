@@ -82,3 +82,8 @@ def did_you_mean(name: str, known: Iterable[str], synonyms: Mapping[str, str] | 
         close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
         near = lowered[close[0]] if close else None
     return f" Did you mean {near!r}?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

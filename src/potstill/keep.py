@@ -47,7 +47,7 @@ def forecast(ready: Ready, schemes: Iterable[tuple[Scheme | SpotAdaptive, int]])
             continue
         here, saved = at.nbytes, estimate(at.layout, at.records, at.left / len(at.data), epochs[scheme])[1]
         need += here * (at.left == at.records)
-        why = "" if saved else f" ({c.views} views are more than its {epochs[scheme]} epochs)"
+        why = "" if saved else f" ({c.views} views are no fewer than its {epochs[scheme]} epochs)"
         lines.append(
             f"cache    {c.views} views of {len(at.data):,} pictures, {size(at.layout.nbytes)} each: {size(here)}, "
             f"{100 - 100 * at.left / at.records:.0f} % there; saves {100 * saved:.0f} % of the teacher's work{why}"

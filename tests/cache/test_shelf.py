@@ -90,6 +90,7 @@ def run(*arguments: str) -> str:
 def test_commands_list_verify_and_remove(tmp_path: Path) -> None:
     where = ("--dir", str(tmp_path))
     assert "no caches" in run("ls", *where)
+    assert "no caches" in run("verify", *where)
     net, _ = put(tmp_path)
     name = net.store.folder.name
     (row,) = json.loads(run("ls", "--json", *where))
@@ -100,12 +101,13 @@ def test_commands_list_verify_and_remove(tmp_path: Path) -> None:
     fill(net)
     assert "100 %" in run("ls", *where)
     assert "40 records" in run("verify", name[:6], *where)
+    assert run("verify", *where) == run("verify", name, *where)
     path = net.store.folder / "records.bin"
     content = bytearray(path.read_bytes())
     content[-1 - (-len(content) % 8)] ^= 1
     path.write_bytes(content)
     with pytest.raises(DataError, match="damaged"):
-        run("verify", name, *where)
+        run("verify", *where)
     with pytest.raises(ConfigError, match="no cache 'nope'"):
         run("verify", "nope", *where)
     examined(Shelf(tmp_path).exams, {}, lambda: ({}, X))

@@ -100,7 +100,7 @@ def test_loading_needs_no_pruning_library(tmp_path: Path, monkeypatch: pytest.Mo
     assert potstill.load(tmp_path).conv1.out_channels == 8
     assert {p.name for p in tmp_path.iterdir()} == {"student.json", "student.safetensors"}
     assert json.loads((tmp_path / "student.json").read_text())["format"] == 2
-    with pytest.raises(MachineError, match=r"pip install 'potstill\[edge\]'"):
+    with pytest.raises(MachineError, match=r'pip install "potstill\[edge\]"'):
         prune(net, SHAPE, 0.5)
 
 

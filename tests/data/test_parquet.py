@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import io
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +149,8 @@ def test_not_parquet_and_not_there(tmp_path: Path) -> None:
 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(tmp_path / "d.parquet", [0, 1] * 10)
-    real = builtins.__import__
-
-    def no_pyarrow(name: str, *rest: Any) -> Any:
-        if name.startswith("pyarrow"):
-            raise ImportError("No module named 'pyarrow'")
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", no_pyarrow)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "pyarrow.parquet")
     with pytest.raises(MachineError, match=r"potstill\[parquet\]"):
         load(file)
 

@@ -11,36 +11,17 @@ import torch
 
 from potstill.errors import MachineError, ModelError, RefusedError
 from potstill.models import load_student, resolve, save_student
-from potstill.models.hubs import from_processor, optional
+from potstill.models.hubs import from_processor
 
 
 @pytest.mark.parametrize("package", ["timm", "torchvision"])
 def test_missing_package(package: str) -> None:
     if importlib.util.find_spec(package):
         pytest.skip(f"{package} is installed")
-    with pytest.raises(MachineError, match=f"{package} is not installed") as e:
+    with pytest.raises(MachineError, match=f"a {package} net needs {package}, which is not installed") as e:
         resolve(f"{package}:resnet18")
     assert f'pip install "potstill[{package}]"' in str(e.value)
     assert e.value.exit_code == 6
-
-
-@pytest.mark.parametrize(
-    ("code", "says"),
-    [
-        ("raise RuntimeError('operator torchvision::nms does not exist')", "RuntimeError: operator torchvision::nms"),
-        ("import no_such_dependency", "No module named 'no_such_dependency'"),
-        ("raise OSError('libcudart.so.12: cannot open shared object file\\nmore')", "libcudart.so.12"),
-        ("__all__ = []", "AttributeError"),
-    ],
-)
-def test_broken_package(code: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "brittle.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(MachineError, match="is installed but cannot be imported") as e:
-        optional("brittle", "brittle", "models")
-    assert says in str(e.value)
-    assert f"torch {torch.__version__}" in str(e.value)
-    assert len(str(e.value).splitlines()) <= 6
 
 
 @pytest.fixture(scope="module")

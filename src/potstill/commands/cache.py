@@ -12,6 +12,10 @@ from potstill.config import resolve
 Names = Annotated[
     list[str], typer.Argument(metavar="NAME...", help="Of caches, or the beginning of it.", show_default=False)
 ]
+SomeNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME", help="Of caches, or the beginning of it [all]", show_default=False),
+]
 Folder = Annotated[str | None, typer.Option("--dir", metavar="FOLDER", help="Where they lie [$POTSTILL_CACHE]")]
 
 app = typer.Typer(
@@ -106,10 +110,11 @@ def ls(folder: Folder = None, json: o.Json = False) -> None:
 
 
 @app.command("verify")
-def verify(names: Names, folder: Folder = None, json: o.Json = False) -> None:
-    """Read caches whole and hold every record against its checksum; exit code 3 where one is damaged.
+def verify(names: SomeNames = None, folder: Folder = None, json: o.Json = False) -> None:
+    """Read caches whole, all where none is named, and hold every record against its checksum; exit code 3 where one is damaged.
 
     \b
+      potstill cache verify
       potstill cache verify 3f2a
     """
     SCREEN.set(json=json)
@@ -117,8 +122,9 @@ def verify(names: Names, folder: Folder = None, json: o.Json = False) -> None:
     from potstill.cache.store import Store
 
     shelf = Shelf(folder)
-    whole = {path.name: Store.at(path).verify() for path in map(shelf.find, names)}
-    SCREEN.result("\n".join(f"{name}: {n:,} records, all whole" for name, n in whole.items()), whole)
+    paths = [*map(shelf.find, names or [row["name"] for row in shelf.rows()])]
+    whole = {path.name: Store.at(path).verify() for path in paths}
+    SCREEN.result("\n".join(f"{name}: {n:,} records, all whole" for name, n in whole.items()) or "no caches", whole)
 
 
 @app.command("rm")

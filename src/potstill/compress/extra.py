@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from potstill.errors import MachineError
+from potstill.extras import optional
 
 EXTRAS = {"executorch": "mobile"}
 """The extra that brings a package, where that is not ``edge``."""
@@ -22,16 +21,8 @@ def need(name: str) -> Any:
     Raises:
         MachineError: its package is not installed, or is broken; names the extra that brings it.
     """
-    package = name.partition(".")[0]
-    try:
-        with quietly():
-            return importlib.import_module(name)
-    except ImportError as error:
-        extra = EXTRAS.get(package, "edge")
-        raise MachineError(
-            f"this needs the package {package}, which cannot be imported ({error})",
-            hint=f"pip install 'potstill[{extra}]'",
-        ) from error
+    with quietly():
+        return optional(name, EXTRAS.get(name.partition(".")[0], "edge"))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ import numpy as np
 from potstill.data.arrays import to_labels
 from potstill.data.folder import PARTS, missing
 from potstill.data.store import Raw
-from potstill.errors import DataError, MachineError, did_you_mean
+from potstill.errors import DataError, did_you_mean
+from potstill.extras import optional
 
 IMAGES, LABELS = ("image", "img", "picture", "jpg", "png"), ("label", "fine_label", "labels", "class", "y")
 
@@ -35,10 +36,7 @@ def parquet(path: Path, *, label: str | None = None, image: str | None = None) -
         MachineError: pyarrow is not installed.
         DataError: no such file, no such column, or a column of another kind.
     """
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MachineError(f"parquet files need pyarrow: {error}", hint='pip install "potstill[parquet]"') from error
+    pq = optional("pyarrow.parquet", "parquet", what="a parquet file")
     if not path.exists():
         raise missing(path)
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]

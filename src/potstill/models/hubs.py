@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import json
 import re
 from collections.abc import Iterator
@@ -11,43 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from potstill.errors import MachineError, ModelError, PotstillError, RefusedError, did_you_mean
+from potstill.errors import ModelError, PotstillError, RefusedError, did_you_mean, first_line
+from potstill.extras import optional
 from potstill.models.net import Facts, Net
 from potstill.models.preprocess import Preprocess
-from potstill.models.sources import first_line
 from potstill.models.spec import Spec
 from potstill.models.weights import sha256
 
 ACCESS = ("cache_dir", "local_files_only", "force_download", "proxies", "token")
 """Arguments of transformers that say how to reach a net, not what it is; a token must never be recorded."""
-
-
-def optional(package: str, extra: str, *names: str) -> Any:
-    """A package that potstill does not require; ``names`` are loaded from it at once, as some libraries load lazily.
-
-    Raises:
-        MachineError: it is not installed, or it is and cannot be imported.
-    """
-    try:
-        module = importlib.import_module(package)
-        for name in names:
-            getattr(module, name)
-    except Exception as e:  # a broken binary raises RuntimeError, OSError, AttributeError ...
-        if isinstance(e, ModuleNotFoundError) and e.name == package:
-            raise MachineError(f"{package} is not installed", hint=f'pip install "potstill[{extra}]"') from e
-        raise MachineError(
-            f"{package} is installed but cannot be imported: {type(e).__name__}: {first_line(e)}",
-            why=f"installed: {', '.join(map(version, (package, 'torch')))}; a package built for another torch fails so",
-            hint=f"install the {package} that belongs to this torch, from where torch came from",
-        ) from e
-    return module
-
-
-def version(package: str) -> str:
-    try:
-        return f"{package} {importlib.metadata.version(package)}"
-    except importlib.metadata.PackageNotFoundError:
-        return f"{package} of unknown version"
 
 
 @contextmanager
@@ -75,7 +45,7 @@ def timm(spec: Spec, facts: Facts, fresh: bool) -> Net:
 
     A trained net keeps its head and its channels; an untrained one is made for the data.
     """
-    timm = optional("timm", "timm")
+    timm = optional("timm", "timm", what="a timm net")
     kwargs = dict(spec.kwargs)
     trained = kwargs.pop("pretrained", "." in spec.name) and not fresh
     if not trained:
@@ -96,7 +66,7 @@ def timm(spec: Spec, facts: Facts, fresh: bool) -> Net:
 
 def torchvision(spec: Spec, facts: Facts, fresh: bool) -> Net:
     """``torchvision:NAME``. Trained weights come with ``weights="DEFAULT"`` or the name of others of that net."""
-    models = optional("torchvision", "torchvision", "models").models
+    models = optional("torchvision", "torchvision", "models", what="a torchvision net").models
     kwargs = dict(spec.kwargs)
     weights = kwargs.pop("weights", None)
     if fresh or weights is None:
@@ -120,7 +90,7 @@ def hf(spec: Spec, fresh: bool) -> Net:
 
     It keeps its own head. What stands in front of it is read from its ``preprocessor_config.json``.
     """
-    auto = optional("transformers", "hub", "AutoConfig", "AutoModelForImageClassification")
+    auto = optional("transformers", "hub", "AutoConfig", "AutoModelForImageClassification", what="a Hub net")
     kwargs, name = dict(spec.kwargs), spec.name
     folder = Path(name).expanduser()
     if folder.is_dir():

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from potstill.errors import ModelError, RefusedError, did_you_mean
+from potstill.errors import ModelError, RefusedError, did_you_mean, first_line
 from potstill.files import write_json
 from potstill.models import hubs, sources
 from potstill.models.net import Facts, Net
@@ -250,7 +250,7 @@ def read_record(path: Path) -> dict[str, Any]:
         kinds |= {"preprocess": dict | None, "in_channels": int | None, "size": list | None}
         strange = [k for k, kind in kinds.items() if not isinstance(record[k], kind)]
     except (ValueError, KeyError, TypeError, RecursionError) as e:
-        raise ModelError(f"{path} is damaged: {type(e).__name__}: {sources.first_line(e)}", hint="copy it again") from e
+        raise ModelError(f"{path} is damaged: {type(e).__name__}: {first_line(e)}", hint="copy it again") from e
     if newer:
         raise ModelError(
             f"{path} has format {record['format']}, this potstill reads formats 1 and 2", hint="pip install -U potstill"

@@ -14,16 +14,11 @@ from typing import Any
 
 from torch import nn
 
-from potstill.errors import ModelError, PotstillError, did_you_mean
+from potstill.errors import ModelError, PotstillError, did_you_mean, first_line
 from potstill.models.catalog import find
 from potstill.models.net import Facts, Net
 from potstill.models.spec import SOURCES, Spec
 from potstill.models.weights import existing_file
-
-
-def first_line(e: BaseException) -> str:
-    """What an exception says, in one line."""
-    return next(iter(str(e).strip().splitlines()), type(e).__name__)
 
 
 def called(factory: Callable[..., Any], kwargs: Mapping[str, Any], facts: Facts, what: str) -> Net:

@@ -14,7 +14,7 @@ import torch
 
 from potstill.clusters import Place, common, connected, words
 from potstill.console import Console
-from potstill.errors import MachineError, PotstillError
+from potstill.errors import MachineError, PotstillError, first_line
 from potstill.search.plan import Plan
 
 POLL = 0.5
@@ -136,7 +136,7 @@ class Tasks:
                 error = ray.get(ref)
             except Exception as died:
                 error = MachineError(
-                    f"the process of a worker died: {_first_line(died)}",
+                    f"the process of a worker died: {first_line(died)}",
                     hint="the same command goes on; ray status, ray logs",
                 )
             if error is not None:
@@ -155,10 +155,6 @@ class Tasks:
             scheduling_strategy="SPREAD",
         )
         self.running.append(task.remote(self.place, self.plan.shared(), what))
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def labour(place: Place, plan: dict[str, Any], what: Literal["teach", "work"]) -> PotstillError | None:

@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from potstill.errors import ConfigError, MachineError
+from potstill.extras import optional
 from potstill.search.space import Dimension
 
 JOURNAL = "journal.log"
@@ -31,15 +32,9 @@ def optuna() -> Any:
     Raises:
         MachineError: it is not installed: names the extra that brings it.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise MachineError(
-            f"a sweep needs the package optuna, which cannot be imported ({error})",
-            hint="pip install 'potstill[sweep]'",
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
+    package = optional("optuna", "sweep", what="a sweep")
+    package.logging.set_verbosity(package.logging.ERROR)
+    return package
 
 
 class Ledger:
