@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import potstill
+import potstill.rehearse
 from potstill import run as jobs
 from potstill.cli import run as cli
 from potstill.config.load import resolve
@@ -391,3 +393,19 @@ def test_what_looks_odd_is_said_beforehand(teacher_run: Path) -> None:
     for words in ("no smaller than its teacher", "each step sees all 1,078 pictures"):
         assert words in odd
         assert words not in usual
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+def test_half_precision_is_said_beforehand_by_potstill_alone(
+    instructions: bool, teacher_run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(potstill.rehearse, "has_bf16", lambda device: instructions)
+    run = potstill.distill(
+        str(teacher_run), "zoo:cnn(widths=(4, 8))", "digits", epochs=1, control=False, precision="bf16", quiet=True
+    )
+    budget, *more = [line.strip() for line in run.facts["preflight"]][-1 - (not instructions) :]
+    assert re.search(r"; about \d+ s on cpu in bf16, \d+ % of it the teacher's", budget)
+    assert (
+        more == ["it has no instructions for bf16, which is computed in float32: precision=32 is faster"][instructions:]
+    )
+    assert "Mixed Precision" not in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import torch
@@ -120,6 +121,7 @@ def make_fabric(config: Config) -> Fabric:
             "strategy=fsdp shares a net out among several processes; here is one",
             hint="devices=N, torchrun --nproc-per-node N ..., or strategy=auto",
         )
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the preflight says what it would
     fabric = Fabric(
         accelerator=device,
         devices=devices,

@@ -25,6 +25,7 @@ from potstill.schemes.scheme import Scheme, total
 from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.sharded import seat, shard, sharding
 from potstill.taps import Frozen, Tapped
+from potstill.teacher import has_bf16
 from potstill.together import at_once
 from potstill.types import Batch
 
@@ -108,10 +109,17 @@ def rehearse(ready: Ready, steps: int = 3, threads: int | None = None) -> Built:
     ready.say(
         f"budget   {config.epochs} epochs of {len(stream):,} steps, batch {config.data.batch}, {config.seeds} seed(s)"
         + (", and the student alone with the same" if control else "")
-        + f"; about {human(duration * len(stream))} on {ready.fabric.device.type}"
+        + f"; about {human(duration * len(stream))} on {ready.fabric.device.type}{_mixed(ready)}"
         + (f", {100 * teaching / duration:.0f} % of it the teacher's" if teaching else "")
     )
+    if _mixed(ready) == " in bf16" and not has_bf16(ready.fabric.device):
+        ready.say("         it has no instructions for bf16, which is computed in float32: precision=32 is faster")
     return built
+
+
+def _mixed(ready: Ready) -> str:
+    """The precision of the training, where it is not float32."""
+    return {"bf16-mixed": " in bf16", "16-mixed": " in float16"}.get(ready.fabric.strategy.precision.precision, "")
 
 
 def _parts(ready: Ready, scheme: Scheme | SpotAdaptive, batch: Batch) -> list[str]:
