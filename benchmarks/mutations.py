@@ -97,12 +97,22 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "_memory",
         "self.register_buffer('order', cls.argsort(stable=False), persistent=False)",
     ): "within a class any order will do",
-    ("_memory", "ids, z_s, z_t = everyones(ids, z_s.detach(), z_t)"): "nothing there has a slope",
     ("_memory", "dense = len(bank) > DENSE * index.shape[1]"): SPEED,
+    ("_memory", "dense = len(bank) <= DENSE / index.shape[1]"): SPEED,
+    ("_memory", "dense = len(bank) <= DENSE"): SPEED,
+    ("_memory", "dense = len(bank) <= index.shape[1]"): SPEED,
+    ("_memory", "self.known[i] = False"): "asks the device at each step, which says the same",
+    ("_memory", "y = torch.full((num_samples,), -2) if labels is None else torch.as_tensor(labels).long().flatten()"): (
+        "any number below 0 says that there is no label"
+    ),
     (
         "_memory",
-        "scores = z @ bank.T if dense else torch.bmm(rows, z.float()[:, :, None])[:, :, 0]",
-    ): "embeddings are float32",
+        "y = torch.where(y < 0, int(y.max()) + 2 + torch.arange(len(y)), y)",
+    ): "classes are counted by their order, whatever their numbers",
+    (
+        "_memory",
+        "log_z = self.log_constant('student' if against != 'teacher' else 'teacher', logits.flatten())",
+    ): "which of the two places holds which constant has no say in what they are",
     ("_memory", "ranked, at = ids.sort(stable=False)"): "a CPU's sort is stable either way; a GPU's is not",
     ("_memory", "if not (dist.is_available() and dist.is_initialized()):"): SPEED,
     (

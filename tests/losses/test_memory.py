@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from potstill.losses._memory import Embed, Negatives, nce
+from potstill.losses._memory import Embed, Memory, Negatives, nce
 
 
 def test_nce_reads_the_last_axis_of_any_shape() -> None:
@@ -35,3 +35,38 @@ def test_a_sample_without_a_label_is_a_class_of_its_own_wherever_it_stands() -> 
     drawn = Negatives(torch.tensor([-1, 0, 0, -1, 1]), 5)
     assert [int(drawn.count[c]) for c in drawn.cls] == [1, 2, 2, 1, 1]
     assert not drawn.state_dict()  # the labels are the data's
+
+
+def test_samples_without_a_label_are_of_no_class_that_there_is() -> None:
+    drawn = Negatives(torch.tensor([0, 0, 1, -1, -1, 2]), 6)
+    assert drawn.count.tolist() == [2, 1, 1, 1, 1]
+    assert len(drawn.cls.unique()) == 5
+
+
+def test_every_sample_of_a_class_is_a_relative() -> None:
+    torch.manual_seed(0)
+    drawn = Negatives(torch.tensor([1, 0, 1, 1]), 4).relatives(torch.tensor([2] * 60 + [1]))
+    assert {*drawn[:60].tolist()} == {0, 2, 3}
+    assert drawn[60] == 1
+
+
+def test_what_is_not_yet_known_is_of_about_unit_length() -> None:
+    torch.manual_seed(0)
+    memory = Memory(500, 64, 0.07, 0.5)
+    for bank in (memory.student, memory.teacher):
+        assert bank.norm(dim=1).mean().item() == pytest.approx(1, abs=0.02)
+        assert bank.mean().item() == pytest.approx(0, abs=0.005)
+
+
+def test_scores_are_float32_under_autocast_and_banks_hold_no_graph() -> None:
+    torch.manual_seed(0)
+    memory = Memory(50, 16, 0.07, 0.5)
+    z = torch.nn.functional.normalize(torch.randn(6, 16)).requires_grad_()
+    ids, index = torch.arange(6), torch.randint(50, (6, 9))
+    plain = memory.nce(z, "teacher", index)
+    with torch.autocast("cpu", torch.bfloat16):
+        again = memory.nce(z, "teacher", index)
+    assert torch.equal(plain, again)
+    memory.remember(ids, z, z)
+    assert not memory.student.requires_grad
+    assert torch.allclose(memory.student[:6].norm(dim=1), torch.ones(6))

@@ -133,7 +133,7 @@ class Memory(nn.Module):
         """Move the rows of ``ids`` towards the new embeddings (B, d), in training only. Call it after scoring."""
         if not self.training:
             return
-        ids, z_s, z_t = everyones(ids, z_s.detach(), z_t.detach())
+        ids, z_s, z_t = everyones(ids, z_s, z_t)
         last = last_of_each(ids)
         for bank, z in ((self.student, z_s), (self.teacher, z_t)):
             bank[ids] = unit(self.momentum * bank[ids] + (1 - self.momentum) * z[last])
@@ -149,7 +149,7 @@ class Memory(nn.Module):
         with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
             dense = len(bank) <= DENSE * index.shape[1]
             rows = bank if dense else bank[index]
-            scores = z.float() @ bank.T if dense else torch.bmm(rows, z.float()[:, :, None])[:, :, 0]
+            scores = z @ bank.T if dense else torch.bmm(rows, z[:, :, None])[:, :, 0]
             logits = (scores.gather(1, index) if dense else scores) / self.temperature
             log_z = self.log_constant("student" if against == "teacher" else "teacher", logits.flatten())
             value, p = nce(logits - log_z, len(bank))
