@@ -71,11 +71,11 @@ def history(v: Facts) -> str:
         return ""
     drawn, axes = svg.figure(svg.WIDTH, 260)
     ax, most = axes[0, 0], list[float]()
-    dots(ax, done, lambda r: r["number"] + 1)
+    dots(ax, done, lambda r: r["number"])
     finished = [r for r in done if r["state"] == "done"]
     for row in finished:
         most.append(max([*most[-1:], 100 * row["value"]]))
-    ax.step([r["number"] + 1 for r in finished], most, where="post", color=svg.INK, lw=1.5)
+    ax.step([r["number"] for r in finished], most, where="post", color=svg.INK, lw=1.5)
     ax.set(title="Validation top-1, %", xlabel="trial")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(axis="y")

@@ -78,7 +78,8 @@ class Teller:
         fresh = [r for number, r in rows.items() if number not in self.shown]
         over = len(rows) - len(fresh)
         if not self.shown and fresh:
-            self.console.say(f"  {'trial':>9}  {'val top-1':>9}  {self.plan.second or '':>12}    settings".rstrip())
+            head = f"  {'over':>9}  {'trial':>5}  {'val top-1':>9}  {self.plan.second or '':>12}    settings"
+            self.console.say(head)
         for row in fresh:
             over += 1
             self.shown.add(row["number"])
@@ -86,8 +87,8 @@ class Teller:
             cost = f"{row['costs'][self.plan.second]:>12,.5g}" if self.plan.second in row["costs"] else " " * 12
             value = f"{100 * row['value']:>9.2f}" if row["value"] is not None else " " * 9
             tail = "" if row["state"] == "done" else f"  {row['state']}: {row['why'] or 'too often'}"
-            line = f"  {f'{over}/{self.plan.trials}':>9}  {value}{mark} {cost}  {facts.written(row['settings'])}{tail}"
-            self.console.say(line.replace("\n", " "))
+            line = f"  {f'{over}/{self.plan.trials}':>9}  {row['number']:>5}  {value}{mark} {cost}  "
+            self.console.say(line + f"{facts.written(row['settings'])}{tail}".replace("\n", " "))
         if fresh:
             self._estimate(list(rows.values()))
 
