@@ -390,3 +390,19 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     )
     assert "Traceback" not in done.stderr
     assert done.stdout.startswith("key")
+
+
+@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_of_several_processes_the_first_tells_a_fault_whole(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "0")
+    assert run(["show", "kdd"]) == 2
+    whole = capsys.readouterr().err
+    assert len(whole.splitlines()) > 1
+    monkeypatch.setenv(variable, "1")
+    assert run(["show", "kdd"]) == 2
+    first = whole.splitlines()[0].removeprefix("error: ")
+    assert capsys.readouterr().err == f"error: of process 1: {first}\n"

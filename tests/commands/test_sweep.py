@@ -35,7 +35,13 @@ def test_a_sweep(teacher_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(["sweep", *arguments, "--name", "mine"]) == 0
     out, err = capsys.readouterr()
     assert out.strip() == "sweeps/mine"
-    for said in ("losses.kd.temperature  1 .. 20, log", "       1/1      0 ", "% val", "% test", "best-0000.yaml --seeds 3"):
+    for said in (
+        "losses.kd.temperature  1 .. 20, log",
+        "       1/1      0 ",
+        "% val",
+        "% test",
+        "best-0000.yaml --seeds 3",
+    ):
         assert said in err
     assert cli(["sweep", *arguments, "--name", "mine", "--json", "-q"]) == 0  # it is done: nothing is trained
     found = json.loads(capsys.readouterr().out)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from potstill.errors import PotstillError
+from potstill.errors import PotstillError, first_line
 
 RED = "31;1"
 
@@ -54,10 +54,13 @@ class Screen:
                 print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
     def error(self, error: PotstillError) -> None:
-        """A fault that the user can mend; its traceback only with ``-v``."""
+        """A fault that the user can mend; its traceback only with ``-v``. Of several processes, which mostly have the same, the
+        first tells it whole."""
         if self.verbose:
             traceback.print_exception(error, file=sys.stderr)
-        print(f"{painted('error:', RED, sys.stderr)} {error}", file=sys.stderr)
+        rank = next((os.environ[k] for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if k in os.environ), "0")
+        said = str(error) if rank == "0" else f"of process {rank}: {first_line(error)}"
+        print(f"{painted('error:', RED, sys.stderr)} {said}", file=sys.stderr)
 
     def bug(self, error: BaseException) -> None:
         """A fault of ours: two lines, and the traceback in a file."""
