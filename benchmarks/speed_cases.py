@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -140,7 +140,7 @@ def taught(
 
 def teacher(case: Case, variant: str, scheme: Scheme, folder: Path, samples: int, notes: list[str]) -> Frozen | Cached:
     """What teaches in the place of a scheme's live teacher, which is channels-last."""
-    x, live = case.batch.x, scheme.nets["teacher"]
+    x, live = case.batch.x, cast(Frozen, scheme.nets["teacher"])
     if variant == "exact":
         return live.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if variant in ("equal", "compiled", "fast"):
