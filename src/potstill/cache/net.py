@@ -159,8 +159,12 @@ def check(
         kept = cached.layout.decode(torch.from_numpy(records).to(x.device))
         now = cached.layout.decode(cached.layout.encode(live(x)))
         for spot in kept:
-            each = apart(now[spot], kept[spot]).where(torch.from_numpy(there).to(x.device), 0.0)
-            far = float(each.max()) if cached.layout.fields[spot].kind != "signs" else float(each.max()) ** 2 / 4
+            signs = cached.layout.fields[spot].kind == "signs"
+            each = apart(now[spot], kept[spot])
+            if not signs:  # a singular vector may come out turned round on another device
+                each = each.minimum(apart(now[spot], -kept[spot]))
+            far = float(each.where(torch.from_numpy(there).to(x.device), 0.0).max())
+            far = far**2 / 4 if signs else far
             if not far <= close:
                 raise ModelError(
                     f"the cache {store.folder} is not of this teacher: at {spot!r} they differ by {far:.2g} (relative)",
