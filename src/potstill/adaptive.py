@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from potstill.config.schema import SpotsConfig, WeightSchedule
+from potstill.config.sections import SpotsConfig, WeightSchedule
 from potstill.data.arrays import Data
 from potstill.data.stream import Stream
 from potstill.methods.build import Built, make_weight

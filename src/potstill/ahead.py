@@ -9,7 +9,8 @@ import torch
 
 from potstill.cache.net import Cached
 from potstill.cache.place import fill
-from potstill.config.schema import CacheConfig, Config
+from potstill.config.schema import Config
+from potstill.config.sections import CacheConfig
 from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun
 from potstill.keep import forecast, put, taught

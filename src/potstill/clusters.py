@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from potstill._version import __version__
-from potstill.config.schema import RayConfig
+from potstill.config.sections import RayConfig
 from potstill.errors import ConfigError, MachineError
 from potstill.extras import optional
 

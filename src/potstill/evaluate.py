@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from potstill.config.load import resolve as resolve_config
-from potstill.config.schema import ModelConfig
+from potstill.config.sections import ModelConfig
 from potstill.errors import ConfigError
 from potstill.methods.probe import Look, look, pairs
 from potstill.metrics import per_class

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from potstill.config.schema import Config, ModelConfig
+from potstill.config.schema import Config
+from potstill.config.sections import ModelConfig
 from potstill.data.arrays import Splits
 from potstill.data.views import Views
 from potstill.errors import ConfigError

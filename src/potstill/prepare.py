@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from potstill.adopt import adopt, classes_fit
 from potstill.card import introduce
-from potstill.config.schema import Config, ModelConfig
+from potstill.config.schema import Config
+from potstill.config.sections import ModelConfig
 from potstill.cost import parameters
 from potstill.data.sources import load
 from potstill.errors import ConfigError

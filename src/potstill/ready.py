@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from potstill.adaptive import adaptive
 from potstill.cache.place import Place
-from potstill.config.schema import Config, ModelConfig
+from potstill.config.schema import Config
+from potstill.config.sections import ModelConfig
 from potstill.data.arrays import Splits
 from potstill.data.stream import Stream
 from potstill.data.views import Views

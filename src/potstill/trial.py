@@ -18,7 +18,8 @@ from torch import Tensor
 from potstill.adaptive import decided
 from potstill.chain import chain, extra_epochs
 from potstill.checkpoint import load_state
-from potstill.config.schema import Config, seconds
+from potstill.config.schema import Config
+from potstill.config.sections import seconds
 from potstill.console import Console
 from potstill.deliver import Delivery
 from potstill.engine import Batches, Position, Stage, fit_by_step, whole

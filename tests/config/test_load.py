@@ -11,7 +11,7 @@ import pytest
 from potstill import methods
 from potstill.config import Config, ConfigErrors, Resolved, recipes, resolve
 from potstill.config.load import find
-from potstill.config.schema import Section, seconds
+from potstill.config.sections import Section, seconds
 from potstill.errors import ConfigError, RefusedError
 
 NETS = {"teacher.model": "zoo:resnet32x4", "student.model": "zoo:resnet8x4"}

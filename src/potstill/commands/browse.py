@@ -16,7 +16,8 @@ from potstill.config import find, json_schema, recipes
 from potstill.config.check import CE, keys
 from potstill.config.introspect import Source, read_class
 from potstill.config.merge import section_of
-from potstill.config.schema import SCHEDULES, Config, Section
+from potstill.config.schema import Config
+from potstill.config.sections import SCHEDULES, Section
 from potstill.config.source import NO_DEFAULT, constants_of, find_module, has_parameters, tree_of
 from potstill.errors import ConfigError, did_you_mean
 

@@ -103,7 +103,7 @@ def export(
 def _work(run: str, data: str | None, trust_code: bool, quiet: bool) -> Work:
     from potstill.compress.stage import Work
     from potstill.config.load import resolve as resolve_config
-    from potstill.config.schema import ModelConfig
+    from potstill.config.sections import ModelConfig
     from potstill.console import Console
     from potstill.models.resolve import load_student
 

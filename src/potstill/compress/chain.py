@@ -22,7 +22,8 @@ from potstill.compress.first import NAME, is_recipe, read_recipe, source_of, tra
 from potstill.compress.plan import checked, planned, refined, words, words_of
 from potstill.compress.stage import Stage, Work, settings
 from potstill.config.load import dump
-from potstill.config.schema import Config, ModelConfig
+from potstill.config.schema import Config
+from potstill.config.sections import ModelConfig
 from potstill.console import Console
 from potstill.errors import ConfigError, InterruptedRun, MachineError
 from potstill.files import write_atomically, write_json

@@ -13,7 +13,8 @@ from torch import nn
 from potstill import run
 from potstill.compress.recover import kept
 from potstill.config.load import recipes, resolve
-from potstill.config.schema import Config, TeacherConfig
+from potstill.config.schema import Config
+from potstill.config.sections import TeacherConfig
 from potstill.console import Console
 from potstill.errors import ConfigError
 from potstill.models import resolve as net_of

@@ -8,7 +8,8 @@ from typing import Any
 
 from potstill.compress.prune import MEASURES
 from potstill.compress.stage import Stage, Work, make
-from potstill.config.schema import CompressConfig, Config
+from potstill.config.schema import Config
+from potstill.config.sections import CompressConfig
 from potstill.config.stages import FIRST
 from potstill.errors import ConfigError, did_you_mean
 from potstill.models.net import Net

@@ -13,7 +13,8 @@ from torch import nn
 
 from potstill import cost
 from potstill.adopt import class_order
-from potstill.config.schema import Config, ModelConfig
+from potstill.config.schema import Config
+from potstill.config.sections import ModelConfig
 from potstill.config.stages import STAGES
 from potstill.console import Console
 from potstill.errors import ConfigError, did_you_mean

@@ -12,7 +12,8 @@ from potstill.config import torch_names
 from potstill.config.introspect import read_class, settings_model
 from potstill.config.merge import Tree, section_of
 from potstill.config.problems import Problem, translate
-from potstill.config.schema import SCHEDULES, Config, LossConfig, OptimConfig, ScheduleConfig, Section
+from potstill.config.schema import Config
+from potstill.config.sections import SCHEDULES, LossConfig, OptimConfig, ScheduleConfig, Section
 from potstill.config.source import NO_DEFAULT
 from potstill.config.stages import problems_of
 from potstill.config.yaml import Where

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from potstill.config.problems import Problem
-from potstill.config.schema import Config, Section
+from potstill.config.schema import Config
+from potstill.config.sections import Section
 from potstill.config.yaml import Document, Where
 from potstill.config.yaml import value as parse_value
 from potstill.errors import ConfigError

@@ -14,7 +14,8 @@ from potstill import run
 from potstill.compress.recover import kept
 from potstill.config.load import dump
 from potstill.config.load import resolve as resolve_config
-from potstill.config.schema import Config, ModelConfig
+from potstill.config.schema import Config
+from potstill.config.sections import ModelConfig
 from potstill.console import Console
 from potstill.errors import MachineError, PotstillError
 from potstill.files import write_atomically

@@ -12,7 +12,8 @@ from typing import Any
 
 from potstill.config.load import Resolved, resolve
 from potstill.config.merge import COMMAND, from_command, leaves
-from potstill.config.schema import Config, SweepConfig
+from potstill.config.schema import Config
+from potstill.config.sections import SweepConfig
 from potstill.errors import ConfigError, did_you_mean
 from potstill.ready import Objects
 from potstill.search.one import COSTS
