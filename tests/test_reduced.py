@@ -71,11 +71,15 @@ def gradients(made: Scheme, said: Batch) -> tuple[dict[str, Tensor], list[Tensor
         ([at()], {"logits": "float32", "at:0": "float32", "at:1": "float32"}),
         ([Link(AB(SHAPES[0], SHAPES[0]), 1.0, at="a")], {"logits": "float32", "ab:0": "signs"}),
         (
+            [Link(AB(SHAPES, SHAPES), 1.0, at=["a", "b"])],
+            {"logits": "float32", "ab:0": "signs", "ab:1": "signs"},
+        ),
+        (
             [at(), Link(FitNet(SHAPES[1], SHAPES[1]), 1.0, at="b"), Link(FSP(SHAPES, SHAPES), 1.0, at=["a", "b"])],
             {"logits": "float32", "at:0": "float32", "at:1": "float32", "b": "float32", "fsp:0": "float32"},
         ),
     ],
-    ids=["at", "ab", "several"],
+    ids=["at", "ab", "abs", "several"],
 )
 def test_a_scheme_learns_from_what_is_kept_as_from_the_teacher(
     links: list[Link], fields: dict[str, str], tmp_path: Path
@@ -117,6 +121,26 @@ def test_what_reduces_and_where_is_in_the_key(tmp_path: Path) -> None:
     others = [at(3.0), Link(AT(2.0, SHAPES[:1], SHAPES[:1]), 1000.0, at=["a"]), Link(FitNet(*SHAPES), at="a")]
     assert len({one, *map(name, others)}) == 4
     assert name(Link(AT(2.0, SHAPES, SHAPES), 7.0, at=["a", "b"])) == one, "a weight changes nothing"
+
+
+def test_what_is_said_is_told_apart_within_a_run() -> None:
+    """Stages of one run may hear one net at the same spots and keep different things."""
+
+    def says(*links: Link) -> tuple[str, ...]:
+        made = scheme(*links)
+        return Reduced(made.nets["teacher"], made.links).says  # type: ignore[arg-type]
+
+    hint, other = Link(FitNet(SHAPES[0], SHAPES[0]), at="a"), Link(FitNet(SHAPES[1], SHAPES[1]), at="b")
+    said = [says(at()), says(at(3.0)), says(hint), says(other), says(at(), hint), says()]
+    assert len({*said}) == len(said)
+    assert says(at()) == said[0]
+
+
+def test_links_of_another_teacher_are_its_own() -> None:
+    torch.manual_seed(0)
+    two = [Link(KD(4.0)), Link(AT(2.0, SHAPES, SHAPES), at=["a", "b"], teacher="old")]
+    made = Scheme({"student": Net(5), "teacher": Net(5), "old": Net(5)}, two, frozen=["teacher", "old"])
+    assert {*Reduced(made.nets["teacher"], made.links)(batch().x)} == {"logits"}  # type: ignore[arg-type]
 
 
 def test_the_code_of_a_loss_and_its_settings_are_known_by_it_but_not_what_it_trains() -> None:

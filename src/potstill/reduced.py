@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 from potstill.cache.key import code, settings
@@ -43,7 +42,6 @@ class Reduced(Frozen):
         spots = {spot for link in self.links if link.loss.packs is None for spot in link.at_t}
         self.says = (*sorted(spots), *self.reduced)
 
-    @torch.no_grad()
     def forward(self, x: Tensor) -> Out:
         said = super().forward(x)
         kept = {"logits": said["logits"]}
