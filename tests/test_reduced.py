@@ -143,6 +143,11 @@ def test_links_of_another_teacher_are_its_own() -> None:
     assert {*Reduced(made.nets["teacher"], made.links)(batch().x)} == {"logits"}  # type: ignore[arg-type]
 
 
+def test_logits_that_nobody_reads_are_not_kept() -> None:
+    made = offline(Net(5), Net(5), [at()])
+    assert {*Reduced(made.nets["teacher"], made.links)(batch().x)} == {"at:0", "at:1"}  # type: ignore[arg-type]
+
+
 def test_the_code_of_a_loss_and_its_settings_are_known_by_it_but_not_what_it_trains() -> None:
     class Other(AB):
         """Another code."""

@@ -15,7 +15,7 @@ from potstill.types import Out
 
 
 class Reduced(Frozen):
-    """A frozen teacher of whose answers is said what links read: logits, spots, and where a loss reads less than a spot
+    """A frozen teacher of whose answers is said what links read: spots, and where a loss reads less than a spot
     (``Loss.reduce``) that.
 
     Args:
@@ -44,10 +44,7 @@ class Reduced(Frozen):
 
     def forward(self, x: Tensor) -> Out:
         said = super().forward(x)
-        kept = {"logits": said["logits"]}
-        for link in self.links:
-            kept |= link.kept(said)
-        return kept
+        return {name: f for link in self.links for name, f in link.kept(said).items()}
 
 
 def reduction(loss: Loss) -> str:
