@@ -86,8 +86,16 @@ def measure(
         names, rng = [*steps], random.Random(0)
         for _ in range(rounds):
             rng.shuffle(names)
-            for name in names:
-                took[name].append(seconds(steps[name], case.device) / case.times)
+            for name in [n for n in names if n in steps]:
+                try:
+                    took[name].append(seconds(steps[name], case.device) / case.times)
+                except Exception as error:
+                    if name not in peers:
+                        raise
+                    absent[name] = (
+                        f"{type(error).__name__}: {error}"  # that a peer's loss overflows must not end the run
+                    )
+                    del steps[name], took[name]
         kernels = {n: busy(step) / case.times for n, step in steps.items()} if case.device != "cpu" else {}
         memory: dict[str, Found] = {}
         for name, make in variants(case, peers, wanted, Path(folder) / "memory", {}).items():

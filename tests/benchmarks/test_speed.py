@@ -38,6 +38,26 @@ def test_a_step_that_fails_ends_the_run_only_if_it_is_ours() -> None:
         started(make, foreign=False)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["theirs", "auto"])
+def test_a_step_that_fails_later_does_so_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def step() -> None:
+        calls.append(0)
+        if len(calls) == 3:
+            raise ValueError("the loss is inf")
+
+    monkeypatch.setattr(speed, "variants", lambda *_: {"floor": lambda: lambda: None, name: lambda: step})
+    monkeypatch.setattr(speed, "of_step", lambda *_, **__: {"resident": 1.0})
+    if name == "auto":
+        with pytest.raises(ValueError, match="inf"):
+            measure(CASE, {"theirs": None}, ["auto"], 4)
+    else:
+        line = measure(CASE, {"theirs": None}, [], 4)
+        assert line["absent"] == {"theirs": "ValueError: the loss is inf"}
+        assert {*line["seconds"]} == {*line["memory_mib"]} == {"floor"}
+
+
 def test_the_variants_teach_alike_in_their_own_way(tmp_path: Path) -> None:
     schemes = {name: taught(CASE, name, tmp_path / name) for name in ("exact", "auto", "equal", "cached")}
     losses = {name: torch.stack([*scheme(CASE.batch).values()]) for name, scheme in schemes.items()}  # type: ignore[operator]
