@@ -107,6 +107,7 @@ def test_a_finished_cache_serves_one_teacher_one_augmentation_one_precision(
     distil(teacher_run, tmp_path, "first", cache=cache, epochs=1)
     assert "does not run" in look(teacher_run, cache, world=2)
     assert ", 0 % there" in look(teacher_run, cache, **{"data.augment.pad": 2})
+    assert ", 0 % there" in look(teacher_run, cache, **{"losses.at.p": 3.0})
     assert ", 0 % there" in look(teacher_run, cache, **{"teacher.speed": "fast"})
     save_file(
         {k: 1.5 * v for k, v in load_file(teacher_run / "student.safetensors").items()}, tmp_path / "t.safetensors"
@@ -149,6 +150,13 @@ def test_what_a_teacher_says_of_validation_and_test_pictures_is_kept_too(
     other = {"teacher.weights": str(tmp_path / "t.safetensors"), "allow_weak_teacher": True}
     assert ready("zoo:cnn(widths=(12, 24))", **other)[1] == 2
     assert ready("zoo:cnn(widths=(12, 24))", **other)[1] == 0
+
+
+def test_of_ab_a_bit_a_neuron_is_kept_of_at_its_attention_maps(teacher_run: Path, tmp_path: Path) -> None:
+    distil(teacher_run, tmp_path, "x", method="ab", epochs=2, cache={"views": 1, "dir": str(tmp_path / "c")})
+    (row,) = Shelf(tmp_path / "c").rows()
+    assert row["spots"] == {"ab:0": "signs", "ab:1": "signs"}
+    assert ", 160 B each" in look(teacher_run, {"views": 1, "dir": str(tmp_path / "c")}, method="at"), "2 * (64 + 16)"
 
 
 def test_maps_that_would_take_too_much_are_refused_with_their_size(teacher_run: Path, tmp_path: Path) -> None:

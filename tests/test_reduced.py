@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from potstill.cache import Cached, Layout, Store
 from potstill.cache.place import Plan, place
 from potstill.data.arrays import ArrayData
-from potstill.losses import AB, AT, CE, FSP, KD, FitNet, Loss
+from potstill.losses import AB, AT, CATKD, CE, FSP, KD, FitNet, Loss
 from potstill.reduced import Reduced, reduction
 from potstill.schemes import Link, Scheme, offline, total
 from potstill.types import Batch
@@ -71,6 +71,10 @@ def gradients(made: Scheme, said: Batch) -> tuple[dict[str, Tensor], list[Tensor
         ([at()], {"logits": "float32", "at:0": "float32", "at:1": "float32"}),
         ([Link(AB(SHAPES[0], SHAPES[0]), 1.0, at="a")], {"logits": "float32", "ab:0": "signs"}),
         (
+            [Link(CATKD(SHAPES[1], SHAPES[1], nn.Linear(6, 5), nn.Linear(6, 5)), 1.0, at="b")],
+            {"logits": "float32", "catkd:0": "float32"},
+        ),
+        (
             [Link(AB(SHAPES, SHAPES), 1.0, at=["a", "b"])],
             {"logits": "float32", "ab:0": "signs", "ab:1": "signs"},
         ),
@@ -79,7 +83,7 @@ def gradients(made: Scheme, said: Batch) -> tuple[dict[str, Tensor], list[Tensor
             {"logits": "float32", "at:0": "float32", "at:1": "float32", "b": "float32", "fsp:0": "float32"},
         ),
     ],
-    ids=["at", "ab", "abs", "several"],
+    ids=["at", "ab", "cat_kd", "abs", "several"],
 )
 def test_a_scheme_learns_from_what_is_kept_as_from_the_teacher(
     links: list[Link], fields: dict[str, str], tmp_path: Path
