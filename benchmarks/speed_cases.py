@@ -151,7 +151,8 @@ def teacher(case: Case, variant: str, scheme: Scheme, folder: Path, samples: int
     if variant == "auto":
         return live
     kept = Reduced(live, scheme.links)
-    layout = Layout.of(kept(x), "float16", kept.packed)
+    said = kept(x)
+    layout = Layout.of(said, "float16", dict.fromkeys(kept.packed(said, "signs"), "signs"))
     store = Store(folder, np.arange(samples), 1, layout.nbytes, {})
     filling = Cached(store, layout, kept)
     filling(case.batch)

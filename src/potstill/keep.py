@@ -17,7 +17,7 @@ from potstill.meant import second_of
 from potstill.models.net import Net
 from potstill.pace import speed_of
 from potstill.ready import Ready
-from potstill.reduced import Reduced
+from potstill.reduced import Reduced, prove
 from potstill.schemes.scheme import Scheme
 from potstill.schemes.spot_adaptive import SpotAdaptive
 from potstill.taps import Frozen, Tapped
@@ -49,7 +49,8 @@ def forecast(ready: Ready, schemes: Iterable[tuple[Scheme | SpotAdaptive, int]])
         need += here * (at.left == at.records)
         why = "" if saved else f" ({c.views} views are no fewer than its {epochs[scheme]} epochs)"
         lines.append(
-            f"cache    {c.views} views of {len(at.data):,} pictures, {size(at.layout.nbytes)} each: {size(here)}, "
+            f"cache    {c.views} views of {len(at.data):,} pictures, {size(at.layout.nbytes)} each "
+            f"({', '.join(dict.fromkeys(spot.partition(':')[0] for spot in at.layout.fields))}): {size(here)}, "
             f"{100 - 100 * at.left / at.records:.0f} % there; saves {100 * saved:.0f} % of the teacher's work{why}"
         )
         if ready.fabric.world_size > 1:
@@ -58,9 +59,10 @@ def forecast(ready: Ready, schemes: Iterable[tuple[Scheme | SpotAdaptive, int]])
             )
         if here > c.limit * 1e9:
             spots = ", ".join(f"{spot} {size(f.nbytes)}" for spot, f in at.layout.fields.items())
+            fewer = "cache.views=1, " if c.views > 1 else ""
             raise _refused(
                 f"that would take {size(here)}, allowed are {size(c.limit * 1e9)}; of each view of a picture {spots}",
-                "cache.views=1, a method that reads smaller spots, a larger cache.limit (GB), or cache=false",
+                f"{fewer}a method that reads smaller spots, a larger cache.limit (GB), or cache=false",
             )
     _free(ready, epochs)
     root = Shelf(c.dir).root.parent
@@ -135,11 +137,15 @@ def _place(ready: Ready, scheme: Scheme, live: Reduced) -> Place:
     c, teacher, speed = ready.config.cache, ready.teacher, speed_of(ready)
     assert teacher is not None
     assert isinstance(live.net, Tapped)
+    x = ready.example(min(8, len(ready.splits.train))).to(ready.fabric.device)
     with ready.fabric.autocast():
+        prove(scheme, live, x)
+        said = live(x)
+        signs, turns = dict.fromkeys(live.packed(said, "signs"), "signs"), live.packed(said, "directions")
         return place(
             live,
-            Plan(c.views, c.dtype, {}, live.packed, c.dir),
-            ready.example(min(8, len(ready.splits.train))).to(ready.fabric.device),
+            Plan(c.views, c.dtype, {}, signs, c.dir, turns, {"losses": live.words}),
+            x,
             data=ready.splits.train,
             fingerprint=ready.splits.fingerprint,
             views=ready.views,

@@ -135,7 +135,10 @@ class TopK(Codec):
         if len(self.shape) != 1:
             raise ConfigError(f"topk packs logits, (classes,); at this spot the shape is {self.shape}")
         if not 1 <= self.k < self.shape[0] or self.temperature <= 0:
-            raise ConfigError(f"topk needs 1 <= k < {self.shape[0]} and a temperature above 0, got {self}")
+            raise ConfigError(
+                f"topk keeps {self.k} of the logits: it is for more classes than that, here are {self.shape[0]}",
+                hint="cache.dtype=float16, or int8",
+            )
 
     @property
     def index(self) -> torch.dtype:
@@ -187,7 +190,7 @@ CODECS: dict[str, type[Codec]] = {c.kind: c for c in (Half, Single, Int8, TopK, 
 def flat(t: Tensor) -> Tensor:
     """The values of each sample, (B, n). Those of maps (B, C, H, W) place by place, as in channels-last nets: of two maps in two
     orders a loss would copy one."""
-    return (t.movedim(1, -1) if t.ndim == 4 else t).flatten(1)
+    return (t.movedim(1, -1) if t.ndim == 4 else t).reshape(len(t), -1)
 
 
 def bytes_of(t: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import hashlib
 import inspect
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from potstill.data.views import Views
 from potstill.taps import Tapped
 
 PLAIN = (bool, int, float, str, type(None))
-NOT_STATE = {"training", "_version"}
+NOT_STATE = {"_version", *vars(nn.Module())}
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -94,14 +96,37 @@ def _plain(value: Any) -> bool:
 
 
 def code(cls: type) -> str:
-    """The source of a class, or its bytecode where there is no source."""
+    """The source of a class. Of one that is not ours the whole file that it and its bases stand in, for they may call helpers
+    there; where there is none, as in a notebook, that of the class, or its bytecode."""
+    if cls.__module__.startswith("potstill."):
+        return inspect.getsource(cls)
+    files = {f.__code__.co_filename for base in cls.__mro__ if _foreign(base) for f in _functions(base)}
+    try:
+        return "\0".join(Path(file).read_text("utf-8") for file in sorted(files)) or _bytecode(cls)
+    except (OSError, UnicodeDecodeError):
+        return _bytecode(cls)
+
+
+def _foreign(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] not in ("potstill", "torch", "builtins", "typing", "abc")
+
+
+def _functions(cls: type) -> list[FunctionType]:
+    """The functions of a class, without what decorates them."""
+    plain = (getattr(f, "__func__", getattr(f, "fget", f)) for f in vars(cls).values())
+    return [f for f in (inspect.unwrap(f) for f in plain if callable(f)) if inspect.isfunction(f)]
+
+
+def _bytecode(cls: type) -> str:
     try:
         return inspect.getsource(cls)
     except (OSError, TypeError):
-        functions = [f.__code__ for f in vars(cls).values() if inspect.isfunction(f)]
-        return repr(
-            [(c.co_name, c.co_code.hex(), c.co_names, [k for k in c.co_consts if _plain(k)]) for c in functions]
-        )
+
+        def of(code: CodeType) -> list[object]:
+            inner = [of(k) if isinstance(k, CodeType) else k for k in code.co_consts]
+            return [code.co_name, code.co_code.hex(), code.co_names, [k for k in inner if _plain(k)]]
+
+        return repr([of(f.__code__) for f in _functions(cls)])
 
 
 def content(t: Tensor) -> bytes:

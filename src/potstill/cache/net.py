@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -113,13 +113,19 @@ WAYS_OUT = {
 
 
 def why_not(
-    data: Data, views: Views | None, live: Frozen | None = None, x: Tensor | None = None, routes: bool = False
+    data: Data,
+    views: Views | None,
+    live: Frozen | None = None,
+    x: Tensor | None = None,
+    routes: bool = False,
+    turns: Collection[str] = (),
 ) -> str | None:
     """Why what a teacher says of these data cannot be kept; None when it can.
 
     Args:
         live, x: the teacher and a few pictures (2 or more): it is asked twice, and once about half of them.
         routes: whether the scheme sends features of one net through layers of another.
+        turns: names of what may have the other sign another time.
     """
     if routes:
         return REFUSALS["routes"]
@@ -131,15 +137,24 @@ def why_not(
         once, again, part = live(x), live(x), live(x[: len(x) // 2])
         if any(not torch.equal(once[spot], again[spot]) for spot in once):
             return REFUSALS["random"]
-        if any(float(apart(once[spot][: len(x) // 2], part[spot]).max()) > CLOSE for spot in once):
+        if any(float(apart(once[spot][: len(x) // 2], part[spot], spot in turns).max()) > CLOSE for spot in once):
             return REFUSALS["batch"]
     return None
 
 
 def check(
-    cached: Cached, data: Data, views: Views | None, share: float = SHARE, batch: int = 256, close: float = CLOSE
+    cached: Cached,
+    data: Data,
+    views: Views | None,
+    share: float = SHARE,
+    batch: int = 256,
+    close: float = CLOSE,
+    turns: Collection[str] = (),
 ) -> int:
     """Hold a share of the records against what the live teacher says now; how many. None may be farther than ``close``.
+
+    Args:
+        turns: names of what may have the other sign another time.
 
     Raises:
         ModelError: they differ: the store is not of this teacher, these data or these views.
@@ -159,21 +174,19 @@ def check(
         kept = cached.layout.decode(torch.from_numpy(records).to(x.device))
         now = cached.layout.decode(cached.layout.encode(live(x)))
         for spot in kept:
-            signs = cached.layout.fields[spot].kind == "signs"
-            each = apart(now[spot], kept[spot])
-            if not signs:  # a singular vector may come out turned round on another device
-                each = each.minimum(apart(now[spot], -kept[spot]))
-            far = float(each.where(torch.from_numpy(there).to(x.device), 0.0).max())
-            far = far**2 / 4 if signs else far
+            each = apart(now[spot], kept[spot], spot in turns).where(torch.from_numpy(there).to(x.device), 0.0)
+            far = float(each.max()) if cached.layout.fields[spot].kind != "signs" else float(each.max()) ** 2 / 4
             if not far <= close:
+                whose = "this teacher" + (", or of another version of its loss," if ":" in spot else "")
                 raise ModelError(
-                    f"the cache {store.folder} is not of this teacher: at {spot!r} they differ by {far:.2g} (relative)",
+                    f"the cache {store.folder} is not of {whose}: at {spot!r} they differ by {far:.2g} (relative)",
                     hint=f"potstill cache rm {store.folder.name}",
                 )
     return n
 
 
-def apart(a: Tensor, b: Tensor) -> Tensor:
-    """Relative L2 distance of each sample, (B,)."""
+def apart(a: Tensor, b: Tensor, turns: bool = False) -> Tensor:
+    """Relative L2 distance of each sample, (B,); ``turns``: up to the sign."""
     a, b = a.float().flatten(1), b.float().flatten(1)
-    return (a - b).norm(dim=1) / a.norm(dim=1).clamp_min(1e-6)
+    far = (a - b).norm(dim=1)
+    return (far.minimum((a + b).norm(dim=1)) if turns else far) / a.norm(dim=1).clamp_min(1e-6)

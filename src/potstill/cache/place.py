@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Plan:
         dtype: how logits are packed: ``float16``, ``int8``, ``topk``, ``float32``; see :class:`Layout`.
         settings: of that, such as ``k`` and ``temperature``.
         others: how other spots are packed, by spot.
+        turns: names of what may have the other sign another time: singular vectors.
+        about: more that people should know of the store.
         folder: of all stores; by default that of the user (``$POTSTILL_CACHE``).
     """
 
@@ -39,6 +41,8 @@ class Plan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=dict)
     folder: str | os.PathLike[str] | None = None
+    turns: Collection[str] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class Place:
             ConfigError, MachineError: see :class:`Store`.
             ModelError: what is kept is not what the teacher says.
         """
-        about, n = {"teacher": name}, self.layout.nbytes
+        about, n = {"teacher": name, **self.plan.about}, self.layout.nbytes
         store = Store(self.folder, self.data.ids, self.plan.views, n, dict(self.parts), write, about, share)
         there = 1 - store.left / max(self.records, 1)
         lines = [
@@ -114,7 +118,7 @@ class Place:
             lines.append(f"         packing loses (logits: KL at T = 4; others: relative): {lost}")
         cached = Cached(store, self.layout, live)
         try:
-            if verify and (n := check(cached, self.data, self.views, close=close)):
+            if verify and (n := check(cached, self.data, self.views, close=close, turns=self.plan.turns)):
                 lines.append(f"         {n:,} of its records are what the teacher says now")
         except BaseException:
             store.close()
@@ -151,7 +155,7 @@ def place(
     Raises:
         ConfigError: what the teacher says of these data cannot be kept: says why.
     """
-    if reason := why_not(data, views, live, x, routes):
+    if reason := why_not(data, views, live, x, routes, plan.turns):
         hint = WAYS_OUT.get(reason, "cache=false")
         raise ConfigError(f"the teacher's answers cannot be kept: {reason}", where="cache", hint=hint)
     assert isinstance(live.net, Tapped)

@@ -74,6 +74,7 @@ class Shelf:
                 {
                     "name": name,
                     "teacher": meta.get("about", {}).get("teacher", ""),
+                    "losses": meta.get("about", {}).get("losses", []),
                     "spots": packed,
                     "views": store.views,
                     "samples": store.samples,

@@ -99,7 +99,7 @@ def ls(folder: Folder = None, json: o.Json = False) -> None:
             f"{row['samples']:,}",
             size(row["bytes"]),
             f"{100 * row['filled']:.0f} %",
-            ", ".join(f"{spot} {kind}" for spot, kind in row["spots"].items()),
+            "; ".join([*row["losses"], *(f"{spot} {kind}" for spot, kind in row["spots"].items() if ":" not in spot)]),
         )
         for row in rows
     ]

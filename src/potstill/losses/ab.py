@@ -37,6 +37,7 @@ class AB(Loss):
     """
 
     packs = "signs"
+    reduce_by = ()
 
     def __init__(self, s_shape: Shapes, t_shape: Shapes, margin: Positive = 1.0) -> None:
         super().__init__()

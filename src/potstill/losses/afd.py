@@ -39,6 +39,7 @@ class AFD(Loss):
     """
 
     packs = "values"
+    reduce_by = ()
 
     def __init__(self, s_shape: Shapes, t_shape: Shapes, dim: Count = 128) -> None:
         super().__init__()

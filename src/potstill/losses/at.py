@@ -35,6 +35,8 @@ class AT(Loss):
     Paper: Zagoruyko, Komodakis, ICLR 2017, arXiv 1612.03928
     """
 
+    reduce_by = ("p", "sizes")
+
     def __init__(self, p: Positive = 2.0, s_shape: Shapes | None = None, t_shape: Shapes | None = None) -> None:
         super().__init__()
         self.p = p

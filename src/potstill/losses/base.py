@@ -27,13 +27,16 @@ class Loss(nn.Module):
         second_view: what it does with a second view of the samples, where a batch brings one: ``pair``: it is called once
             with lists of both, [first, second]; ``sum``: on each, and both are added, where another loss asks for pairs;
             None: it reads the first.
-        packs: how a cache keeps what :meth:`reduce` gives: its values, or of each whether it is above 0; None: it keeps what
-            the teacher says.
+        packs: how a cache keeps what :meth:`reduce` gives: its values; values that may all have the other sign
+            (``directions``); of each whether it is above 0 (``signs``); None: it keeps what the teacher says.
+        reduce_by: names of the attributes that :meth:`reduce` reads. By these, and its code, caches are told apart. None: by
+            all that the loss holds and does not train.
     """
 
     couples: bool = False
     second_view: Literal["pair", "sum"] | None = None
-    packs: Literal["values", "signs"] | None = None
+    packs: Literal["values", "directions", "signs"] | None = None
+    reduce_by: tuple[str, ...] | None = None
 
     def forward(self, s: Tensor, t: Tensor, batch: Batch | None = None) -> Tensor:
         """The loss of each sample, (B,).
@@ -48,11 +51,13 @@ class Loss(nn.Module):
     def reduce(self, t: Any) -> Kept:
         """All that the loss reads of ``t``, (B, ...) each; it takes that in the place of ``t`` and gives the same rows.
 
-        By nothing that is trained: what a cache keeps serves other runs, and later epochs.
+        By nothing that is trained, and by no sample but its own: what a cache keeps serves other batches, epochs and runs.
         """
         return Kept([t] if isinstance(t, Tensor) else t)
 
     def extra_repr(self) -> str:
         return ", ".join(
-            f"{k}={v}" for k, v in vars(self).items() if k != "training" and isinstance(v, int | float | str)
+            f"{k}={v}"
+            for k, v in vars(self).items()
+            if k not in ("training", "packs") and isinstance(v, int | float | str)
         )

@@ -46,6 +46,7 @@ class CATKD(Loss):
     """
 
     packs = "values"
+    reduce_by = ("theirs", "resolution", "normalize")
 
     def __init__(
         self,

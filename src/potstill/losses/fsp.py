@@ -39,6 +39,8 @@ class FSP(Loss):
     epochs in RepDistiller, stem included).
     """
 
+    reduce_by = ("pooling",)
+
     def __init__(
         self, s_shape: Sequence[Shape], t_shape: Sequence[Shape], pooling: Literal["average", "max"] = "average"
     ) -> None:

@@ -44,6 +44,8 @@ class KDSVD(Loss):
     Paper: Lee, Kim, Song, ECCV 2018, arXiv 1807.06819
     """
 
+    reduce_by = ("k", "signs")
+
     def __init__(
         self, s_shape: Shapes, t_shape: Shapes, k: Count = 1, signs: Literal["solver", "positive"] = "solver"
     ) -> None:
@@ -64,7 +66,7 @@ class KDSVD(Loss):
             )
         self.k, self.signs = k, signs
         if k == 1:  # signs and order of more vectors may change with the batch
-            self.packs = "values"
+            self.packs = "directions"
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
         ss, kept = as_list(s), self.reduce(t)

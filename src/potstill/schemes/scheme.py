@@ -80,7 +80,12 @@ class Link(nn.Module):
         if self.loss.packs is None:
             return {spot: said[spot] for spot in self.at_t}
         t = [said[spot] for spot in self.at_t]
-        return {f"{self.name}:{i}": f for i, f in enumerate(self.loss.reduce(t[0] if self.single else t))}
+        kept = self.loss.reduce(t[0] if self.single else t)
+        if not isinstance(kept, Kept) or any(len(f) != len(t[0]) for f in kept):
+            raise ModelError(
+                f"loss {self.name!r}: reduce() must give a potstill.types.Kept of tensors (B, ...), got {type(kept).__name__}"
+            )
+        return {f"{self.name}:{i}": f for i, f in enumerate(kept)}
 
     def compare(self, said: Mapping[str, Out], batch: Batch) -> Tensor:
         """The loss of each sample without its weight, (B,)."""
