@@ -139,7 +139,8 @@ def test_what_is_said_is_told_apart_within_a_run() -> None:
         return Reduced(made.nets["teacher"], made.links).says  # type: ignore[arg-type]
 
     hint, other = Link(FitNet(SHAPES[0], SHAPES[0]), at="a"), Link(FitNet(SHAPES[1], SHAPES[1]), at="b")
-    said = [says(at()), says(at(3.0)), says(hint), says(other), says(at(), hint), says()]
+    signs = [Link(AB(shape, shape), at=spot) for spot, shape in zip("ab", SHAPES, strict=True)]
+    said = [says(at()), says(at(3.0)), says(hint), says(other), says(at(), hint), says(), *map(says, signs)]
     assert len({*said}) == len(said)
     assert says(at()) == said[0]
 
