@@ -106,6 +106,7 @@ fill(Path({teacher!r}), Path({folder!r}))
 """
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_leaves_its_part_to_one_that_has_filled_all_others_and_waits(
     teacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.kill import killed, outcome, teacher
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_kills_are_not_noticed(workers: int, tmp_path: Path) -> None:
     taught, rng = teacher(tmp_path), random.Random(workers)
     assert killed(tmp_path / "whole", taught, workers, 0, rng)[0] == 0

@@ -54,6 +54,7 @@ def test_what_a_launcher_started(monkeypatch: pytest.MonkeyPatch) -> None:
         make_fabric(config("devices=2"))
 
 
+@pytest.mark.slow
 def test_processes_that_have_met_are_taken_as_they_are(tmp_path: Path) -> None:
     code = """
 import os
