@@ -144,7 +144,7 @@ def _place(ready: Ready, scheme: Scheme, live: Reduced) -> Place:
         signs, turns = dict.fromkeys(live.packed(said, "signs"), "signs"), live.packed(said, "directions")
         return place(
             live,
-            Plan(c.views, c.dtype, {}, signs, c.dir, turns, {"losses": live.words}),
+            Plan(c.views, c.dtype, others=signs, folder=c.dir, turns=turns, about={"losses": live.words}),
             x,
             data=ready.splits.train,
             fingerprint=ready.splits.fingerprint,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from potstill.cache.key import code, content, fingerprint, settings
+from potstill.cache.key import content, files, fingerprint, settings
 from potstill.errors import ModelError
 from potstill.losses.base import Loss
 from potstill.schemes.scheme import Link, Scheme
@@ -53,7 +53,7 @@ class Reduced(Frozen):
 
 def reduction(loss: Loss) -> str:
     """sha256 in hex of how a loss reduces what a teacher says: its code, and what :attr:`Loss.reduce_by` names."""
-    digest = hashlib.sha256(code(type(loss)).encode())
+    digest = hashlib.sha256(files(type(loss)).encode())
     if loss.reduce_by is not None:
         for name in loss.reduce_by:
             value = getattr(loss, name)

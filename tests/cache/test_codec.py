@@ -106,6 +106,6 @@ def test_what_float16_cannot_hold_is_refused() -> None:
             c.encode(torch.tensor([[1e8] + [-1e8] * 29]))
     with pytest.raises(ConfigError, match="int8"):
         codec("int9", (3,))
-    with pytest.raises(ConfigError, match="more classes"):
+    with pytest.raises(ConfigError, match="more than k="):
         codec("topk", (10,), k=10)
     assert sorted(CODECS) == ["float16", "float32", "int8", "signs", "topk"]

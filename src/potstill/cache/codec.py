@@ -136,7 +136,8 @@ class TopK(Codec):
             raise ConfigError(f"topk packs logits, (classes,); at this spot the shape is {self.shape}")
         if not 1 <= self.k < self.shape[0] or self.temperature <= 0:
             raise ConfigError(
-                f"topk keeps {self.k} of the logits: it is for more classes than that, here are {self.shape[0]}",
+                f"topk keeps some of the logits at a temperature above 0: it is for more than k={self.k} classes, here are "
+                f"{self.shape[0]}; temperature {self.temperature:g}",
                 hint="cache.dtype=float16, or int8",
             )
 

@@ -96,15 +96,20 @@ def _plain(value: Any) -> bool:
 
 
 def code(cls: type) -> str:
-    """The source of a class. Of one that is not ours the whole file that it and its bases stand in, for they may call helpers
-    there; where there is none, as in a notebook, that of the class, or its bytecode."""
-    if cls.__module__.startswith("potstill."):
-        return inspect.getsource(cls)
-    files = {f.__code__.co_filename for base in cls.__mro__ if _foreign(base) for f in _functions(base)}
+    """The source of a class, or its bytecode where there is no source."""
     try:
-        return "\0".join(Path(file).read_text("utf-8") for file in sorted(files)) or _bytecode(cls)
-    except (OSError, UnicodeDecodeError):
-        return _bytecode(cls)
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        return repr([_bytecode(f.__code__) for f in _functions(cls)])
+
+
+def files(cls: type) -> str:
+    """The files in which a class that is not ours and its bases stand, for they may call helpers there; else its :func:`code`."""
+    names = {f.__code__.co_filename for base in cls.__mro__ if _foreign(base) for f in _functions(base)}
+    try:
+        return "\0".join(Path(name).read_text("utf-8") for name in sorted(names)) or code(cls)
+    except (OSError, UnicodeDecodeError):  # as in a notebook
+        return code(cls)
 
 
 def _foreign(cls: type) -> bool:
@@ -117,16 +122,9 @@ def _functions(cls: type) -> list[FunctionType]:
     return [f for f in (inspect.unwrap(f) for f in plain if callable(f)) if inspect.isfunction(f)]
 
 
-def _bytecode(cls: type) -> str:
-    try:
-        return inspect.getsource(cls)
-    except (OSError, TypeError):
-
-        def of(code: CodeType) -> list[object]:
-            inner = [of(k) if isinstance(k, CodeType) else k for k in code.co_consts]
-            return [code.co_name, code.co_code.hex(), code.co_names, [k for k in inner if _plain(k)]]
-
-        return repr([of(f.__code__) for f in _functions(cls)])
+def _bytecode(made: CodeType) -> list[object]:
+    inner = [_bytecode(k) if isinstance(k, CodeType) else k for k in made.co_consts]
+    return [made.co_name, made.co_code.hex(), made.co_names, [k for k in inner if _plain(k)]]
 
 
 def content(t: Tensor) -> bytes:

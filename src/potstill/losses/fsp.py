@@ -60,7 +60,7 @@ class FSP(Loss):
 
     def forward(self, s: Features, t: Features, batch: Batch | None = None) -> Tensor:
         theirs, ours = self.reduce(t), self.flow(as_list(s))
-        as_many(ours, theirs, "FSP")
+        as_many(range(len(ours) + 1), range(len(theirs) + 1), "FSP")  # n maps have n - 1 matrices
         return torch.stack([(a - b).square().mean((1, 2)) for a, b in zip(ours, theirs, strict=True)]).sum(0)
 
     def reduce(self, t: Features) -> Kept:
