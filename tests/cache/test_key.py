@@ -114,3 +114,22 @@ def test_all_else_that_counts_is_in_the_key() -> None:
         of(layout=Layout.of({"logits": torch.zeros(2, 5), "bn": torch.zeros(2, 4, 6, 6)})),
     ]
     assert len({*keys}) == len(keys)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "@torch.no_grad()\n    def forward(self, x):\n        return x * {}",
+        "@staticmethod\n    def scaled(x):\n        return x * {}",
+        "@property\n    def scale(self):\n        return 1.0 + {}",
+        "def forward(self, x):\n        return [f * {} for f in x]",
+    ],
+    ids=["decorated", "static", "property", "comprehension"],
+)
+def test_bytecode_is_read_through_what_decorates_it_and_what_it_holds(written: str) -> None:
+    keys = set()
+    for factor in (2.0, 3.0):
+        space: dict[str, Any] = {}
+        exec(f"import torch\nclass Made(torch.nn.Module):\n    {written.format(factor)}", space)
+        keys.add(fingerprint(space["Made"]()))
+    assert len(keys) == 2
